@@ -1,0 +1,112 @@
+//! The admin address: health, readiness, metrics, the configuration dump. Reads only; knows no key material.
+
+mod pages;
+mod server;
+
+use std::collections::BTreeMap;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, OnceLock};
+use std::time::{Instant, SystemTime};
+
+use arc_swap::ArcSwap;
+use ingress_core::diagnostic::Diagnostic;
+use ingress_core::resource::CertificateKey;
+use ingress_core::snapshot::Snapshot;
+
+use crate::config::Config;
+use crate::telemetry::access_log;
+use crate::telemetry::metrics::Mailbox;
+use crate::telemetry::metrics::collect::SharedSeries;
+
+pub use server::{Admin, Running, bind};
+
+/// What the publisher last put in force.
+#[derive(Debug)]
+pub struct Published {
+    /// 1 for the first; 0 is "nothing yet".
+    pub generation: u64,
+    pub changed: SystemTime,
+    pub snapshot: Arc<Snapshot>,
+    pub diagnostics: Arc<[Diagnostic]>,
+    /// By kind, as the source yielded them: `("Ingress", 12)`.
+    pub objects: Vec<(&'static str, usize)>,
+    /// End of validity in seconds since 1970, by Secret.
+    pub certificates: BTreeMap<CertificateKey, i64>,
+    /// Ingresses that no controller owns.
+    pub unowned: usize,
+}
+
+impl Published {
+    fn nothing() -> Self {
+        Self {
+            generation: 0,
+            changed: SystemTime::UNIX_EPOCH,
+            snapshot: Arc::new(Snapshot::empty()),
+            diagnostics: Arc::new([]),
+            objects: Vec::new(),
+            certificates: BTreeMap::new(),
+            unowned: 0,
+        }
+    }
+}
+
+/// What the admin pages are made of. `app` makes it, the publisher keeps it current.
+#[derive(Debug)]
+pub struct AdminState {
+    config: Config,
+    epoch: Instant,
+    published: ArcSwap<Published>,
+    workers: Vec<Mailbox>,
+    access_log: Arc<access_log::Counts>,
+    series: SharedSeries,
+    listening: AtomicBool,
+    draining: AtomicBool,
+    /// The first thread that ended by a fault.
+    dead: OnceLock<String>,
+}
+
+impl AdminState {
+    /// `series` is the same that the workers' shards were made with; `epoch` is when the endpoints' clock started.
+    pub fn new(
+        config: Config,
+        workers: Vec<Mailbox>,
+        access_log: Arc<access_log::Counts>,
+        series: SharedSeries,
+        epoch: Instant,
+    ) -> Arc<Self> {
+        Arc::new(Self {
+            config,
+            epoch,
+            published: ArcSwap::from_pointee(Published::nothing()),
+            workers,
+            access_log,
+            series,
+            listening: AtomicBool::new(false),
+            draining: AtomicBool::new(false),
+            dead: OnceLock::new(),
+        })
+    }
+
+    /// After the snapshot is in force.
+    pub fn publish(&self, published: Published) {
+        self.published.store(Arc::new(published));
+    }
+
+    /// Every listener of every worker is bound and accepted from.
+    pub fn set_listening(&self) {
+        self.listening.store(true, Ordering::Relaxed);
+    }
+
+    /// A thread that the agent can't do without has ended by a fault: not healthy any more, so that somebody restarts it.
+    pub fn thread_died(&self, name: &str) {
+        self.dead.get_or_init(|| name.to_owned());
+    }
+
+    /// The signal to stop has come: not ready any more, still healthy.
+    pub fn set_draining(&self) {
+        self.draining.store(true, Ordering::Relaxed);
+    }
+}
+
+#[cfg(test)]
+mod tests;

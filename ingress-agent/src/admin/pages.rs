@@ -1,0 +1,146 @@
+//! What each path of the admin address shows.
+
+use std::sync::atomic::Ordering;
+
+use http::{HeaderMap, StatusCode, header};
+use ingress_core::snapshot::SnapshotView;
+use serde::Serialize;
+
+use super::AdminState;
+use crate::config::Config;
+use crate::telemetry::metrics::collect::{Collected, collect};
+use crate::telemetry::metrics::render::{self, Format, Process};
+
+/// An answer of the admin address.
+pub(super) struct Page {
+    pub(super) status: StatusCode,
+    pub(super) content_type: &'static str,
+    pub(super) body: String,
+}
+
+impl Page {
+    pub(super) fn text(status: StatusCode, body: impl Into<String>) -> Self {
+        Self {
+            status,
+            content_type: "text/plain; charset=utf-8",
+            body: body.into(),
+        }
+    }
+
+    fn json(value: &impl Serialize) -> Self {
+        match serde_json::to_string_pretty(value) {
+            Ok(body) => Self {
+                status: StatusCode::OK,
+                content_type: "application/json",
+                body: body + "\n",
+            },
+            Err(error) => Self::text(StatusCode::INTERNAL_SERVER_ERROR, format!("{error}\n")),
+        }
+    }
+}
+
+const INDEX: &str = "<!doctype html>
+<html lang=\"en\"><head><meta charset=\"utf-8\"><meta name=\"color-scheme\" content=\"light dark\"><title>ingress-agent</title></head>
+<body><h1>ingress-agent</h1><ul>
+<li><a href=\"/healthz\">/healthz</a>: the process is alive and its workers answer</li>
+<li><a href=\"/readyz\">/readyz</a>: it serves the configuration, and is not about to stop</li>
+<li><a href=\"/metrics\">/metrics</a>: Prometheus metrics</li>
+<li><a href=\"/config\">/config</a>: settings and routes in force, as JSON</li>
+<li><a href=\"/diagnostics\">/diagnostics</a>: what is wrong with objects, as JSON</li>
+</ul></body></html>
+";
+
+pub(super) async fn page(path: &str, headers: &HeaderMap, state: &AdminState) -> Page {
+    match path {
+        "/" => Page {
+            status: StatusCode::OK,
+            content_type: "text/html; charset=utf-8",
+            body: INDEX.into(),
+        },
+        "/healthz" => health(state).await,
+        "/readyz" => readiness(state).await,
+        "/metrics" => metrics(headers, state).await,
+        "/config" => config(state),
+        "/diagnostics" => Page::json(&state.published.load().diagnostics),
+        _ => Page::text(StatusCode::NOT_FOUND, "no such page; / lists them\n"),
+    }
+}
+
+async fn health(state: &AdminState) -> Page {
+    let mut missing = stalled(&collect(&state.workers).await);
+    missing.extend(
+        state
+            .dead
+            .get()
+            .map(|name| format!("thread {name}: has ended by a fault; the log says which")),
+    );
+    verdict(&missing)
+}
+
+/// Every condition that is missing, one a line.
+async fn readiness(state: &AdminState) -> Page {
+    let mut missing = Vec::new();
+    if state.published.load().generation == 0 {
+        missing.push("configuration: the source has not been read yet".to_owned());
+    }
+    if !state.listening.load(Ordering::Relaxed) {
+        missing.push("listeners: not all are bound yet".to_owned());
+    }
+    if state.draining.load(Ordering::Relaxed) {
+        missing.push("draining: the agent is about to stop".to_owned());
+    }
+    missing.extend(stalled(&collect(&state.workers).await));
+    verdict(&missing)
+}
+
+fn stalled(collected: &Collected) -> Vec<String> {
+    collected
+        .stalled()
+        .map(|worker| format!("worker {worker}: has not answered within a second"))
+        .collect()
+}
+
+fn verdict(missing: &[String]) -> Page {
+    if missing.is_empty() {
+        return Page::text(StatusCode::OK, "ok\n");
+    }
+    Page::text(StatusCode::SERVICE_UNAVAILABLE, missing.join("\n") + "\n")
+}
+
+async fn metrics(headers: &HeaderMap, state: &AdminState) -> Page {
+    let collected = collect(&state.workers).await;
+    let accept = headers
+        .get(header::ACCEPT)
+        .and_then(|accept| accept.to_str().ok())
+        .unwrap_or("");
+    let format = Format::for_accept(accept);
+    let process = Process {
+        published: &state.published.load(),
+        folded: state.series.load().folded(),
+        access_log: &state.access_log,
+        draining: state.draining.load(Ordering::Relaxed),
+    };
+    Page {
+        status: StatusCode::OK,
+        content_type: format.content_type(),
+        body: render::render(format, &collected, &process),
+    }
+}
+
+/// The whole of `/config`. A snapshot holds no key material, and settings name Secrets without their content.
+#[derive(Serialize)]
+struct ConfigPage<'a> {
+    generation: u64,
+    settings: &'a Config,
+    #[serde(flatten)]
+    snapshot: SnapshotView<'a>,
+}
+
+fn config(state: &AdminState) -> Page {
+    let published = state.published.load();
+    Page::json(&ConfigPage {
+        generation: published.generation,
+        settings: &state.config,
+        snapshot: published.snapshot.view(state.epoch.elapsed()),
+    })
+}

@@ -1,0 +1,448 @@
+//! The only wiring file: binds everything, starts every thread, and holds what ends them.
+//!
+//! Threads: source watch → publisher → (live state) ← workers, one a core; admin; access log writer. All are joined at the end.
+
+use std::io;
+use std::net::{SocketAddr, TcpListener};
+use std::sync::Arc;
+use std::sync::atomic::AtomicUsize;
+use std::sync::mpsc;
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context as _, Result};
+use arc_swap::ArcSwap;
+use ingress_core::filter::Forwarding;
+use tokio::signal::unix::{Signal, SignalKind, signal};
+
+use crate::admin::{self, AdminState, Published};
+use crate::config::Config;
+use crate::drain::Drain;
+use crate::live::Live;
+use crate::proxy::listener::BoundListener;
+use crate::proxy::upstream::IdleBudget;
+use crate::proxy::worker::{self, Equipment, Shared};
+use crate::proxy::{tls, wire};
+use crate::publish::{Event, Publisher, Report, Setup};
+use crate::resolve::Resolver;
+use crate::source::dir;
+use crate::telemetry::access_log;
+use crate::telemetry::metrics::{self, LiveSeries};
+use crate::telemetry::record::Listener;
+
+/// A serving agent.
+pub struct Running {
+    pub http: Vec<SocketAddr>,
+    pub https: Vec<SocketAddr>,
+    pub admin: Option<SocketAddr>,
+    pub live: Arc<ArcSwap<Live>>,
+    pub state: Arc<AdminState>,
+    drain: Arc<Drain>,
+    drain_timeout: Duration,
+    workers: Vec<JoinHandle<()>>,
+    watch: dir::WatchHandle,
+    publisher: JoinHandle<()>,
+    events: mpsc::Sender<Event>,
+    admin_server: Option<admin::Running>,
+    access_log: access_log::Writer,
+}
+
+/// Binds every address, waits for the first state of the source, and serves.
+///
+/// # Errors
+/// When an address can't be bound (the message names the flag), the folder can't be watched, or TLS can't be set up.
+pub fn start(config: Config) -> Result<Running> {
+    let started = Instant::now();
+    let http = bind_all(&config, Listener::Http)?;
+    let https = bind_all(&config, Listener::Https)?;
+    let (http_addresses, https_addresses) = (addresses(&http), addresses(&https));
+    let (log_sink, access_log) =
+        access_log::start(config.access_log).context("the access log cannot be started")?;
+    let series = Arc::new(ArcSwap::from_pointee(LiveSeries::default()));
+    let (mailboxes, inboxes): (Vec<_>, Vec<_>) = (0..config.workers).map(|_| metrics::mailbox()).unzip();
+    let state = AdminState::new(
+        config.clone(),
+        mailboxes,
+        log_sink.counts(),
+        Arc::clone(&series),
+        started,
+    );
+    let admin_server = config
+        .admin
+        .map(|address| bind_admin(address, &state))
+        .transpose()?;
+    let admin_address = admin_server.as_ref().map(admin::Admin::address).transpose()?;
+
+    let listeners: Vec<_> = http_addresses
+        .iter()
+        .chain(&https_addresses)
+        .chain(&admin_address)
+        .copied()
+        .collect();
+    let Publication {
+        thread: publisher,
+        live,
+        watch,
+        events,
+    } = start_publisher(&config, &state, &series, (started, &listeners))?;
+    let drain = Arc::new(Drain::default());
+    let drain_timeout = config.drain_timeout;
+    let shared = Arc::new(Shared {
+        tls: tls::server_config(Arc::clone(&live)).context("TLS cannot be set up")?,
+        live: Arc::clone(&live),
+        limits: Arc::new(gate_limits(&config)),
+        forwarding: Forwarding {
+            trusted: config.trusted_proxies.clone(),
+            forwarded: false,
+        },
+        idle_budget: Arc::new(idle_budget(&config)),
+        series,
+        drain: Arc::clone(&drain),
+        connections: AtomicUsize::new(0),
+        https_port: redirect_port(&config, &https_addresses),
+        started,
+        config,
+    });
+    let mut workers = Vec::new();
+    let sockets = by_worker(http.into_iter().chain(https), shared.config.workers);
+    for (index, (sockets, inbox)) in sockets.into_iter().zip(inboxes).enumerate() {
+        let equipment = Equipment {
+            shared: Arc::clone(&shared),
+            sockets,
+            access_log: log_sink.clone(),
+            inbox,
+        };
+        let name = format!("worker-{index}");
+        let vital = Vital::new(&name, &state);
+        workers.push(spawn(&name, move || {
+            if let Err(error) = worker::run(equipment) {
+                tracing::error!(%error, "a worker has ended; its connections are lost");
+                vital.failed();
+            }
+        })?);
+    }
+    state.set_listening();
+    let admin_server = admin_server.map(admin::Admin::start).transpose()?;
+    Ok(Running {
+        http: http_addresses,
+        https: https_addresses,
+        admin: admin_address,
+        live,
+        state,
+        drain,
+        drain_timeout,
+        workers,
+        watch,
+        publisher,
+        events,
+        admin_server,
+        access_log,
+    })
+}
+
+impl Running {
+    /// Ends without loss: nothing new, open requests go on until they are done or `drain_timeout` has passed.
+    pub fn shutdown(self) {
+        self.state.set_draining();
+        self.drain.order();
+        let deadline = Instant::now() + self.drain_timeout;
+        while self.workers.iter().any(|worker| !worker.is_finished()) {
+            if Instant::now() >= deadline {
+                tracing::warn!("--drain-timeout has passed; connections that are still open are cut");
+                break;
+            }
+            std::thread::sleep(Duration::from_millis(5));
+        }
+        self.drain.cut();
+        for worker in self.workers {
+            let _ = worker.join();
+        }
+        self.watch.stop();
+        // The publisher owns the resolver, which can always send to it: only an order ends the two.
+        let _ = self.events.send(Event::Stop);
+        let _ = self.publisher.join();
+        if let Some(admin) = self.admin_server {
+            admin.stop();
+        }
+        self.access_log.finish(Duration::from_secs(1));
+    }
+}
+
+/// `ingress-agent run`: serves until SIGTERM or SIGINT, then drains; a second signal ends at once.
+///
+/// # Errors
+/// As [`start`].
+pub fn run(config: Config) -> Result<()> {
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()?;
+    let running = start(config)?;
+    announce(&running);
+    // Once for both signals: a second one that comes at once must not fall between two pairs of ears.
+    let mut signals = runtime.block_on(async { Signals::new() })?;
+    runtime.block_on(signals.next());
+    tracing::info!("stopping: open requests may finish; a second signal ends at once");
+    let draining = std::thread::spawn(move || running.shutdown());
+    runtime.block_on(async {
+        let again = signals.next();
+        tokio::pin!(again);
+        loop {
+            tokio::select! {
+                () = &mut again => std::process::exit(130),
+                () = tokio::time::sleep(Duration::from_millis(10)) => {
+                    if draining.is_finished() {
+                        return;
+                    }
+                }
+            }
+        }
+    });
+    tracing::info!("stopped");
+    Ok(())
+}
+
+/// SIGTERM and SIGINT.
+struct Signals {
+    terminate: Signal,
+    interrupt: Signal,
+}
+
+impl Signals {
+    /// Must run on a runtime.
+    fn new() -> io::Result<Self> {
+        Ok(Self {
+            terminate: signal(SignalKind::terminate())?,
+            interrupt: signal(SignalKind::interrupt())?,
+        })
+    }
+
+    async fn next(&mut self) {
+        tokio::select! {
+            _ = self.terminate.recv() => {}
+            _ = self.interrupt.recv() => {}
+        }
+    }
+}
+
+/// What is served, in a few lines.
+fn announce(running: &Running) {
+    let live = running.live.load();
+    let hosts: std::collections::BTreeSet<_> = live
+        .snapshot
+        .routes()
+        .map(|route| route.host.to_string())
+        .collect();
+    let list = |addresses: &[SocketAddr]| {
+        let texts: Vec<_> = addresses.iter().map(ToString::to_string).collect();
+        if texts.is_empty() {
+            "off".to_owned()
+        } else {
+            texts.join(", ")
+        }
+    };
+    tracing::info!(
+        http = list(&running.http),
+        https = list(&running.https),
+        admin = list(running.admin.as_slice()),
+        "serving"
+    );
+    let named: Vec<_> = hosts.iter().take(NAMED_AT_START).cloned().collect();
+    let more = hosts.len().saturating_sub(named.len());
+    tracing::info!(
+        hosts = hosts.len(),
+        routes = live.snapshot.routes().count(),
+        clusters = live.snapshot.clusters().count(),
+        "hosts: {}{}",
+        if named.is_empty() {
+            "none yet".to_owned()
+        } else {
+            named.join(", ")
+        },
+        if more > 0 {
+            format!(" and {more} more")
+        } else {
+            String::new()
+        }
+    );
+}
+
+/// Hosts that the line at the start names.
+const NAMED_AT_START: usize = 8;
+
+/// The control side, running.
+struct Publication {
+    thread: JoinHandle<()>,
+    live: Arc<ArcSwap<Live>>,
+    watch: dir::WatchHandle,
+    events: mpsc::Sender<Event>,
+}
+
+/// Starts source and publisher, and waits until the first state is in force: no request is answered from an empty one.
+fn start_publisher(
+    config: &Config,
+    state: &Arc<AdminState>,
+    series: &metrics::collect::SharedSeries,
+    (started, listeners): (Instant, &[SocketAddr]),
+) -> Result<Publication> {
+    let (first, first_published) = mpsc::sync_channel(1);
+    let admin = Arc::clone(state);
+    let (send, events) = mpsc::channel();
+    let resolved = send.clone();
+    let vital = Vital::new("resolve", state);
+    let resolver = Resolver::start(config.dns_servers.clone(), move |answers| {
+        let _vital = &vital;
+        let _ = resolved.send(Event::Resolved(answers));
+    })?;
+    let publisher = Publisher::new(Setup {
+        options: config.served.translate_options(0),
+        default_certificate: tls::self_signed()?,
+        started,
+        series: Arc::clone(series),
+        announce: Box::new(move |report| {
+            admin.publish(published(report));
+            let _ = first.try_send(());
+        }),
+        want_names: Box::new(move |names| resolver.want(names)),
+        listeners: listeners.to_vec(),
+    });
+    let live = publisher.live();
+    let from_source = send.clone();
+    let vital = Vital::new("source", state);
+    let watch = dir::watch(config.manifests.clone(), move |state| {
+        let _vital = &vital;
+        from_source.send(Event::Source(state)).is_ok()
+    })
+    .with_context(|| format!("--manifests {}: cannot be watched", config.manifests.display()))?;
+    let vital = Vital::new("publish", state);
+    let publisher = spawn("publish", move || {
+        let _vital = vital;
+        publisher.run(&events);
+    })?;
+    first_published
+        .recv()
+        .context("the manifests could not be read")?;
+    Ok(Publication {
+        thread: publisher,
+        live,
+        watch,
+        events: send,
+    })
+}
+
+/// Goes with a thread that the agent can't do without: should it panic, `/healthz` says so.
+struct Vital {
+    thread: String,
+    state: Arc<AdminState>,
+}
+
+impl Vital {
+    fn new(thread: &str, state: &Arc<AdminState>) -> Self {
+        Self {
+            thread: thread.to_owned(),
+            state: Arc::clone(state),
+        }
+    }
+
+    fn failed(&self) {
+        self.state.thread_died(&self.thread);
+    }
+}
+
+impl Drop for Vital {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            self.failed();
+        }
+    }
+}
+
+fn published(report: Report) -> Published {
+    Published {
+        generation: report.generation,
+        changed: report.at,
+        snapshot: report.snapshot,
+        diagnostics: report.diagnostics,
+        objects: report.objects,
+        certificates: report.certificates,
+        unowned: report.unowned,
+    }
+}
+
+fn bind_all(config: &Config, listener: Listener) -> Result<Vec<BoundListener>> {
+    let addresses = match listener {
+        Listener::Http => &config.http,
+        Listener::Https => &config.https,
+    };
+    let bind = |address: &SocketAddr| {
+        BoundListener::bind(listener, *address, config.workers)
+            .with_context(|| busy(listener.as_str(), *address))
+    };
+    addresses.iter().map(bind).collect()
+}
+
+fn bind_admin(address: SocketAddr, state: &Arc<AdminState>) -> Result<admin::Admin> {
+    admin::bind(address, Arc::clone(state)).with_context(|| busy("admin", address))
+}
+
+fn busy(flag: &str, address: SocketAddr) -> String {
+    format!(
+        "--{flag} {address}: cannot listen here (another address can be given with --{flag} ADDRESS:PORT)"
+    )
+}
+
+fn addresses(listeners: &[BoundListener]) -> Vec<SocketAddr> {
+    listeners.iter().map(|listener| listener.address).collect()
+}
+
+fn by_worker(
+    listeners: impl Iterator<Item = BoundListener>,
+    workers: usize,
+) -> Vec<Vec<(Listener, TcpListener)>> {
+    let mut sockets: Vec<Vec<_>> = (0..workers).map(|_| Vec::new()).collect();
+    for bound in listeners {
+        for (worker, socket) in sockets.iter_mut().zip(bound.sockets) {
+            worker.push((bound.listener, socket));
+        }
+    }
+    sockets
+}
+
+fn redirect_port(config: &Config, https: &[SocketAddr]) -> u16 {
+    config
+        .https_port_in_redirects
+        .or_else(|| https.first().map(SocketAddr::port))
+        .unwrap_or(443)
+}
+
+fn gate_limits(config: &Config) -> wire::Limits {
+    let limits = &config.limits;
+    wire::Limits {
+        head_bytes: limits.head_bytes,
+        head_fields: limits.header_fields,
+        request_line: limits.uri_bytes,
+        field_line: limits.head_bytes.min(32 * 1024),
+        head_wait: limits.head_timeout,
+        idle_wait: limits.idle_timeout,
+        body_gap: limits.body_timeout,
+        write_stall: limits.write_timeout,
+        h2_resets: limits.h2_max_resets,
+        reason_header: config.reason_header,
+        ..wire::Limits::default()
+    }
+}
+
+/// In all: as many as there may be clients.
+fn idle_budget(config: &Config) -> IdleBudget {
+    let bound = |number: usize| u32::try_from(number).unwrap_or(u32::MAX);
+    IdleBudget::new(
+        bound(config.upstream.max_idle_per_endpoint),
+        bound(config.limits.max_connections),
+    )
+}
+
+fn spawn(name: &str, body: impl FnOnce() + Send + 'static) -> Result<JoinHandle<()>> {
+    std::thread::Builder::new()
+        .name(name.to_owned())
+        .spawn(body)
+        .with_context(|| format!("the thread {name} cannot be started"))
+}

@@ -1,0 +1,219 @@
+//! Configuration: as typed (flags, environment, one YAML file) to resolved. No I/O after this.
+//!
+//! One precedence: flag, then environment, then file, then default. The flags in [`flags`] are the only table: the environment
+//! variables, the file's keys, `--help` and docs/configuration.md are all made from it.
+
+pub mod docs;
+pub mod file;
+pub mod flags;
+pub mod units;
+
+use std::fmt;
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use clap::ValueEnum;
+use ipnet::IpNet;
+use serde::Serialize;
+
+pub use file::FileError;
+pub use units::{BackendName, ObjectName, Sample};
+
+use crate::translate;
+
+/// Everything that `run` needs, resolved.
+#[derive(Clone, Debug, Serialize)]
+pub struct Config {
+    /// The folder of Kubernetes manifests.
+    pub manifests: PathBuf,
+    /// Empty: no plain HTTP.
+    pub http: Vec<SocketAddr>,
+    /// Empty: no HTTPS.
+    pub https: Vec<SocketAddr>,
+    pub admin: Option<SocketAddr>,
+    /// At least 1.
+    pub workers: usize,
+    pub served: Served,
+    /// Peers whose forwarded headers and PROXY protocol are believed.
+    pub trusted_proxies: Vec<IpNet>,
+    pub proxy_protocol: ProxyProtocol,
+    pub access_log: AccessLog,
+    pub limits: Limits,
+    /// How long open requests may go on after the signal to stop.
+    #[serde(serialize_with = "units::as_text")]
+    pub drain_timeout: Duration,
+    pub upstream: Upstream,
+    /// For ExternalName Services; empty: those of the node.
+    pub dns_servers: Vec<SocketAddr>,
+    /// Send `x-ingress-agent-reason` with the agent's own answers.
+    pub reason_header: bool,
+    /// The port that redirects to HTTPS name; `None` leaves it out (443).
+    pub https_port_in_redirects: Option<u16>,
+    pub log: Log,
+}
+
+/// What translate is told: ownership, and what serves the rest.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct Served {
+    pub classes: Classes,
+    pub default_backend: Option<BackendName>,
+    /// The Secret whose certificate serves names that no other covers.
+    pub default_certificate: Option<ObjectName>,
+}
+
+/// Which Ingresses are ours.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct Classes {
+    /// `IngressClass.spec.controller` values that are ours.
+    pub controllers: Vec<String>,
+    /// The class name that a bare `kubernetes.io/ingress.class` annotation may use.
+    pub ingress_class: String,
+    /// Serve Ingresses that name no class although the cluster has no default class.
+    pub watch_ingress_without_class: bool,
+}
+
+/// Whether connections open with a PROXY protocol header.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, ValueEnum)]
+#[serde(rename_all = "lowercase")]
+pub enum ProxyProtocol {
+    /// No connection does.
+    Off,
+    /// Version 1 or 2 is expected from the peers in `trusted_proxies`; nobody else may send one.
+    On,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Serialize)]
+pub struct AccessLog {
+    pub mode: AccessLogMode,
+    pub format: LogFormat,
+    /// The share of requests without error that is logged. Errors always are.
+    pub sample: Sample,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, ValueEnum)]
+#[serde(rename_all = "lowercase")]
+pub enum AccessLogMode {
+    Off,
+    All,
+    /// Status 400 and above, and answers of the agent itself that report a problem.
+    Errors,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, ValueEnum)]
+#[serde(rename_all = "lowercase")]
+pub enum LogFormat {
+    Json,
+    Text,
+}
+
+/// What one client may use. Every bound has a default.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+pub struct Limits {
+    /// Request line and header fields together, in bytes.
+    pub head_bytes: usize,
+    pub header_fields: usize,
+    /// The request target, in bytes.
+    pub uri_bytes: usize,
+    #[serde(serialize_with = "units::as_text")]
+    pub tls_handshake_timeout: Duration,
+    /// From the first byte of a head to its end.
+    #[serde(serialize_with = "units::as_text")]
+    pub head_timeout: Duration,
+    /// Between two requests of one connection.
+    #[serde(serialize_with = "units::as_text")]
+    pub idle_timeout: Duration,
+    /// Between two reads of a request body.
+    #[serde(serialize_with = "units::as_text")]
+    pub body_timeout: Duration,
+    /// Between two writes to a client that does not read.
+    #[serde(serialize_with = "units::as_text")]
+    pub write_timeout: Duration,
+    /// Of the whole process.
+    pub max_connections: usize,
+    /// Of one client address.
+    pub max_connections_per_source: usize,
+    /// Open at the same time on one HTTP/2 connection.
+    pub h2_max_streams: u32,
+    /// Streams that a client may reset within 10 seconds on one HTTP/2 connection.
+    pub h2_max_resets: u32,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+pub struct Upstream {
+    /// How long an unused connection to an endpoint is kept.
+    #[serde(serialize_with = "units::as_text")]
+    pub idle_timeout: Duration,
+    /// Of the whole process.
+    pub max_idle_per_endpoint: usize,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+pub struct Log {
+    pub level: LogLevel,
+    pub format: LogFormat,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, ValueEnum)]
+#[serde(rename_all = "lowercase")]
+pub enum LogLevel {
+    Error,
+    Warn,
+    Info,
+    Debug,
+    Trace,
+}
+
+impl Config {
+    /// What `run` would resolve from these arguments (without the program's and command's name); reads the file that `--config` names.
+    pub fn from_args<I, T>(args: I) -> Result<Self, ConfigError>
+    where
+        I: IntoIterator<Item = T>,
+        T: Into<std::ffi::OsString>,
+    {
+        flags::parse(args.into_iter().map(Into::into).collect())
+    }
+}
+
+impl Served {
+    /// As translate takes it; `now_unix` is what certificates' validity is judged by.
+    pub fn translate_options(&self, now_unix: i64) -> translate::Options {
+        let backend = |b: &BackendName| (b.namespace.clone(), b.service.clone(), b.port.clone());
+        translate::Options {
+            controllers: self.classes.controllers.clone(),
+            class: self.classes.ingress_class.clone(),
+            classless: self.classes.watch_ingress_without_class,
+            default_backend: self.default_backend.as_ref().map(backend),
+            default_certificate: self
+                .default_certificate
+                .as_ref()
+                .map(|c| (c.namespace.clone(), c.name.clone())),
+            now_unix,
+        }
+    }
+}
+
+/// Why there is no configuration.
+#[derive(Debug)]
+pub enum ConfigError {
+    /// A flag or variable; clap's own words (or its `--help`).
+    Flag(clap::Error),
+    File(FileError),
+    /// The whole makes no sense; the text says what to change.
+    Contradiction(String),
+}
+
+impl fmt::Display for ConfigError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Flag(error) => write!(f, "{error}"),
+            Self::File(error) => write!(f, "{error}"),
+            Self::Contradiction(text) => f.write_str(text),
+        }
+    }
+}
+
+impl std::error::Error for ConfigError {}
+
+#[cfg(test)]
+mod tests;

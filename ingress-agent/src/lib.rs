@@ -1,0 +1,18 @@
+//! The shell around the pure core: sources of objects, the publisher, the data plane, what an operator sees.
+//!
+//! Arrows: source → translate → publish → {proxy, status}; only [`app`] knows them all.
+
+pub mod admin;
+pub mod app;
+pub mod cli;
+pub mod config;
+pub mod drain;
+pub mod error;
+pub mod live;
+pub mod objects;
+pub mod proxy;
+pub mod publish;
+pub mod resolve;
+pub mod source;
+pub mod telemetry;
+pub mod translate;

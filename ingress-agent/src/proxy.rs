@@ -1,0 +1,22 @@
+//! The data plane: from an accepted connection to an answered request.
+//!
+//! Sees the live state; knows no Kubernetes objects. No locks on the request path.
+
+mod account;
+mod answer;
+mod bell;
+pub mod body;
+mod forward;
+mod lent;
+pub mod listener;
+mod prefixed;
+pub mod proxy_protocol;
+mod refused;
+mod request;
+mod serve;
+mod stream_task;
+pub mod tls;
+mod tunnel;
+pub mod upstream;
+pub mod wire;
+pub mod worker;

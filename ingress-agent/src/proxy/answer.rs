@@ -1,0 +1,84 @@
+//! The agent's own answers: each carries exactly one reason code.
+
+use bytes::Bytes;
+use http::header::{CONNECTION, CONTENT_LENGTH, CONTENT_TYPE};
+use http::{HeaderName, HeaderValue, Method, Response, Version};
+use ingress_core::filter::OwnAnswer;
+use ingress_core::reason::Reason;
+
+use super::account::Account;
+use super::body::ResponseBody;
+use super::serve::Connection;
+use crate::error::ProxyError;
+
+const REASON: HeaderName = HeaderName::from_static("x-ingress-agent-reason");
+
+/// What is said instead of a body to HEAD: hyper's HTTP/2 server would send the body (RFC 9110, 9.3.2).
+fn without_body_for_head(account: &Account, mut response: Response<ResponseBody>) -> Response<ResponseBody> {
+    if account.parts.method == Method::HEAD
+        && let ResponseBody::Full(body) = std::mem::replace(response.body_mut(), ResponseBody::Empty)
+    {
+        response
+            .headers_mut()
+            .insert(CONTENT_LENGTH, HeaderValue::from(body.len()));
+    }
+    response
+}
+
+/// A filter's answer: a redirect, a refusal, a preflight.
+pub(crate) fn own(connection: &Connection, account: &mut Account, own: OwnAnswer) -> Response<ResponseBody> {
+    account.reason = Some(own.reason);
+    let mut response = plain(connection, own.reason);
+    *response.status_mut() = own.status;
+    for (name, value) in own.headers {
+        response.headers_mut().append(name, value);
+    }
+    if own.status.is_success() {
+        *response.body_mut() = ResponseBody::Empty;
+        response.headers_mut().remove(CONTENT_TYPE);
+    }
+    without_body_for_head(account, response)
+}
+
+/// The answer to an error.
+///
+/// # Errors
+/// Gives the error back when nobody is left to answer, or when the gate will answer by itself.
+pub(crate) fn to_error(
+    connection: &Connection,
+    account: &mut Account,
+    error: ProxyError,
+) -> Result<Response<ResponseBody>, ProxyError> {
+    // A body that the gate refused looks like a vanished client from here; the gate knows better.
+    let refused = connection.gate.refusal();
+    let reason = refused.map_or(error.reason(), |refusal| refusal.reason);
+    connection.refusal_told.set(refused.is_some());
+    account.reason = Some(reason);
+    account.error = Some(error.clone());
+    if reason == Reason::ClientClosed {
+        return Err(error);
+    }
+    let mut response = plain(connection, reason);
+    if reason == Reason::BadRequest && account.parts.version != Version::HTTP_2 {
+        // Who sends one malformed request is not trusted with where the next one begins.
+        response
+            .headers_mut()
+            .insert(CONNECTION, HeaderValue::from_static("close"));
+    }
+    Ok(without_body_for_head(account, response))
+}
+
+fn plain(connection: &Connection, reason: Reason) -> Response<ResponseBody> {
+    let code = reason.code();
+    let mut response = Response::new(ResponseBody::Full(Bytes::from_static(code.as_bytes())));
+    *response.status_mut() = reason.status();
+    let headers = response.headers_mut();
+    headers.insert(
+        CONTENT_TYPE,
+        HeaderValue::from_static("text/plain; charset=utf-8"),
+    );
+    if connection.worker.shared.config.reason_header {
+        headers.insert(REASON, HeaderValue::from_static(code));
+    }
+    response
+}

@@ -1,0 +1,395 @@
+//! The two bodies of a request: what the client sends (limited and counted) and what the client gets.
+//!
+//! Knows hyper's server body and [`UpstreamBody`]; knows nothing of routes or connections.
+
+use std::cell::Cell;
+use std::mem;
+use std::pin::Pin;
+use std::rc::Rc;
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+use bytes::Bytes;
+use http::HeaderMap;
+use http_body::{Body, Frame, SizeHint};
+use hyper::body::Incoming;
+
+use crate::error::ProxyError;
+use crate::proxy::upstream::UpstreamBody;
+use crate::proxy::upstream::timer::Timer;
+use crate::proxy::wire::h1::is_forbidden_trailer;
+
+/// The client's body on its way to a backend: never more than the limit, counted, and able to take back what no backend has seen.
+///
+/// Held by pointer, because it is handed down through every step of a request; a request without a body has none.
+pub struct RequestBody(Option<Box<ClientBody>>);
+
+struct ClientBody {
+    source: Source,
+    /// A chunk that was taken and given back; it comes first.
+    returned: Option<Bytes>,
+    touched: bool,
+    limit: Option<u64>,
+    received: u64,
+    progress: Option<Rc<Progress>>,
+    gap: Option<Gap>,
+}
+
+/// What a request's account sees of its body, and the body of the request.
+#[derive(Debug, Default)]
+pub struct Progress {
+    /// Bytes of data received from the client so far.
+    pub received: Cell<u64>,
+    /// The response head has gone out: from then on a client that listens may be silent, as in a gRPC stream.
+    pub answered: Cell<bool>,
+}
+
+/// How long the body may stand still while it is waited for.
+struct Gap {
+    limit: Duration,
+    timer: Timer,
+}
+
+#[cfg(test)]
+pub(crate) type FrameSender = tokio::sync::mpsc::UnboundedSender<Result<Frame<Bytes>, ProxyError>>;
+
+enum Source {
+    Client(Incoming),
+    #[cfg(test)]
+    Script(
+        tokio::sync::mpsc::UnboundedReceiver<Result<Frame<Bytes>, ProxyError>>,
+        Option<u64>,
+    ),
+}
+
+impl RequestBody {
+    /// Refuses at once what announces more than `limit` bytes (`Content-Length`).
+    pub fn new(incoming: Incoming, limit: Option<u64>) -> Result<Self, ProxyError> {
+        if incoming.is_end_stream() {
+            return Ok(Self::empty());
+        }
+        let body = Self::from_source(Source::Client(incoming), limit);
+        body.refuse_announced_excess()?;
+        Ok(body)
+    }
+
+    pub fn empty() -> Self {
+        Self(None)
+    }
+
+    /// A body that the test feeds; `length` is what the client announced.
+    #[cfg(test)]
+    pub(crate) fn script(length: Option<u64>, limit: Option<u64>) -> (FrameSender, Self) {
+        let (sender, frames) = tokio::sync::mpsc::unbounded_channel();
+        (sender, Self::from_source(Source::Script(frames, length), limit))
+    }
+
+    fn from_source(source: Source, limit: Option<u64>) -> Self {
+        Self(Some(Box::new(ClientBody {
+            source,
+            returned: None,
+            touched: false,
+            limit,
+            received: 0,
+            progress: None,
+            gap: None,
+        })))
+    }
+
+    fn refuse_announced_excess(&self) -> Result<(), ProxyError> {
+        match self.0.as_ref().and_then(|body| body.limit) {
+            Some(limit) if self.size_hint().lower() > limit => Err(ProxyError::BodyTooLarge),
+            _ => Ok(()),
+        }
+    }
+
+    /// Where the number of bytes received so far is told, for as long as the body lives.
+    pub fn count_into(&mut self, progress: Rc<Progress>) {
+        if let Some(body) = &mut self.0 {
+            body.progress = Some(progress);
+        }
+    }
+
+    /// Ends the body with [`ProxyError::RequestTimeout`] when it stands still for `limit` while a backend waits for it. For
+    /// HTTP/2, where the gate can't tell a body that nobody waits for from one that doesn't come.
+    pub fn limit_gap(&mut self, limit: Duration) {
+        if let Some(body) = &mut self.0 {
+            body.gap = Some(Gap {
+                limit,
+                timer: Timer::default(),
+            });
+        }
+    }
+
+    /// Bytes of data received from the client so far.
+    pub fn received(&self) -> u64 {
+        self.0.as_ref().map_or(0, |body| body.received)
+    }
+
+    /// Whether the whole body is still there, so that another backend can be given it.
+    pub fn untouched(&self) -> bool {
+        self.0.as_ref().is_none_or(|body| !body.touched)
+    }
+
+    /// Takes the first and only chunk that was taken out back in, after which the body is whole again.
+    pub(crate) fn give_back(&mut self, first: Bytes) {
+        if let Some(body) = &mut self.0 {
+            body.returned = (!first.is_empty()).then_some(first);
+            body.touched = false;
+        }
+    }
+}
+
+impl ClientBody {
+    fn count(&mut self, data: &Bytes) -> Result<(), ProxyError> {
+        let length = u64::try_from(data.len()).unwrap_or(u64::MAX);
+        self.received = self.received.saturating_add(length);
+        if let Some(progress) = &self.progress {
+            progress.received.set(self.received);
+        }
+        match self.limit {
+            Some(limit) if self.received > limit => Err(ProxyError::BodyTooLarge),
+            _ => Ok(()),
+        }
+    }
+
+    /// Nothing is there: waits, unless that has taken too long. Costs a timer only here.
+    fn poll_gap(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, ProxyError>>> {
+        let answered = self.progress.as_ref().is_some_and(|p| p.answered.get());
+        match &mut self.gap {
+            Some(gap) if !answered => gap
+                .timer
+                .poll_expired(cx, gap.limit)
+                .map(|()| Some(Err(ProxyError::RequestTimeout))),
+            _ => Poll::Pending,
+        }
+    }
+}
+
+impl Body for RequestBody {
+    type Data = Bytes;
+    type Error = ProxyError;
+
+    fn poll_frame(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, ProxyError>>> {
+        let Some(this) = &mut self.get_mut().0 else {
+            return Poll::Ready(None);
+        };
+        if let Some(data) = this.returned.take() {
+            this.touched = true;
+            return Poll::Ready(Some(Ok(Frame::data(data))));
+        }
+        let polled = match &mut this.source {
+            Source::Client(incoming) => Pin::new(incoming)
+                .poll_frame(cx)
+                .map_err(|error| client_error(&error)),
+            #[cfg(test)]
+            Source::Script(frames, _) => frames.poll_recv(cx),
+        };
+        let Poll::Ready(frame) = polled else {
+            return this.poll_gap(cx);
+        };
+        if let Some(gap) = &mut this.gap {
+            gap.timer.progress();
+        }
+        if let Some(Ok(frame)) = &frame {
+            this.touched = true;
+            if frame.trailers_ref().is_some_and(has_forbidden) {
+                return Poll::Ready(Some(Err(ProxyError::BadRequest(
+                    "a field that may not be a trailer",
+                ))));
+            }
+            if let Some(Err(error)) = frame.data_ref().map(|data| this.count(data)) {
+                return Poll::Ready(Some(Err(error)));
+            }
+        }
+        Poll::Ready(frame)
+    }
+
+    fn is_end_stream(&self) -> bool {
+        let Some(this) = &self.0 else { return true };
+        this.returned.is_none()
+            && match &this.source {
+                Source::Client(incoming) => incoming.is_end_stream(),
+                #[cfg(test)]
+                Source::Script(_, length) => *length == Some(0),
+            }
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        let Some(this) = &self.0 else {
+            return SizeHint::with_exact(0);
+        };
+        let returned = this.returned.as_ref().map_or(0, |data| data.len() as u64);
+        let rest = match &this.source {
+            Source::Client(incoming) => incoming.size_hint(),
+            #[cfg(test)]
+            Source::Script(_, Some(length)) => SizeHint::with_exact(length.saturating_sub(this.received)),
+            #[cfg(test)]
+            Source::Script(_, None) => SizeHint::default(),
+        };
+        let mut hint = SizeHint::new();
+        hint.set_lower(rest.lower().saturating_add(returned));
+        if let Some(upper) = rest.upper() {
+            hint.set_upper(upper.saturating_add(returned));
+        }
+        hint
+    }
+}
+
+/// For h2: in HTTP/1 the gate has seen them before.
+fn has_forbidden(trailers: &HeaderMap) -> bool {
+    trailers.keys().any(|name| is_forbidden_trailer(name.as_str()))
+}
+
+/// hyper tells a client that went away, and a body that breaks RFC 9112 section 7.1, by one type.
+fn client_error(error: &hyper::Error) -> ProxyError {
+    if error.is_parse() {
+        ProxyError::BadRequest("malformed request body")
+    } else if error.is_timeout() {
+        ProxyError::RequestTimeout
+    } else {
+        ProxyError::ClientClosed
+    }
+}
+
+/// What hyper's server sends to the client.
+pub enum ResponseBody {
+    Empty,
+    Full(Bytes),
+    Upstream(UpstreamBody),
+}
+
+impl Body for ResponseBody {
+    type Data = Bytes;
+    type Error = ProxyError;
+
+    fn poll_frame(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, ProxyError>>> {
+        match self.get_mut() {
+            Self::Empty => Poll::Ready(None),
+            Self::Full(data) if data.is_empty() => Poll::Ready(None),
+            Self::Full(data) => Poll::Ready(Some(Ok(Frame::data(mem::take(data))))),
+            Self::Upstream(body) => Pin::new(body).poll_frame(cx),
+        }
+    }
+
+    fn is_end_stream(&self) -> bool {
+        match self {
+            Self::Empty => true,
+            Self::Full(data) => data.is_empty(),
+            Self::Upstream(body) => body.is_end_stream(),
+        }
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        match self {
+            Self::Empty => SizeHint::with_exact(0),
+            Self::Full(data) => SizeHint::with_exact(data.len() as u64),
+            Self::Upstream(body) => body.size_hint(),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn fed(texts: &[&'static str], length: Option<u64>, limit: Option<u64>) -> RequestBody {
+        let (sender, body) = RequestBody::script(length, limit);
+        for text in texts {
+            let data = Bytes::from_static(text.as_bytes());
+            sender.send(Ok(Frame::data(data))).unwrap();
+        }
+        body
+    }
+
+    fn next(body: &mut RequestBody) -> Option<Result<Bytes, ProxyError>> {
+        let mut cx = Context::from_waker(std::task::Waker::noop());
+        match Pin::new(body).poll_frame(&mut cx) {
+            Poll::Ready(frame) => frame.map(|frame| frame.map(|frame| frame.into_data().unwrap())),
+            Poll::Pending => panic!("nothing there"),
+        }
+    }
+
+    #[test]
+    fn a_body_that_announces_more_than_its_limit_is_refused_before_it_is_read() {
+        let refused = |length| fed(&[], length, Some(8)).refuse_announced_excess();
+        assert_eq!(refused(Some(9)), Err(ProxyError::BodyTooLarge));
+        assert_eq!(refused(Some(8)), Ok(()));
+        assert_eq!(refused(None), Ok(()));
+    }
+
+    #[test]
+    fn a_body_is_counted_and_stopped_at_its_limit() {
+        let mut body = fed(&["12345", "678", "9"], None, Some(8));
+        let progress = Rc::new(Progress::default());
+        body.count_into(Rc::clone(&progress));
+        assert_eq!(next(&mut body), Some(Ok(Bytes::from("12345"))));
+        assert_eq!(next(&mut body), Some(Ok(Bytes::from("678"))));
+        assert_eq!(progress.received.get(), 8);
+        assert_eq!(next(&mut body), Some(Err(ProxyError::BodyTooLarge)));
+    }
+
+    #[test]
+    fn a_chunk_that_is_given_back_makes_the_body_whole_and_is_counted_once() {
+        let mut body = fed(&["hello", "world"], Some(10), Some(10));
+        assert!(body.untouched());
+        let first = next(&mut body).unwrap().unwrap();
+        assert!(!body.untouched());
+        body.give_back(first);
+        assert!(body.untouched());
+        assert_eq!(body.size_hint().exact(), Some(10));
+        assert_eq!(next(&mut body), Some(Ok(Bytes::from("hello"))));
+        assert_eq!(next(&mut body), Some(Ok(Bytes::from("world"))));
+        assert_eq!(body.received(), 10);
+    }
+
+    #[test]
+    fn a_body_that_stands_still_times_out_unless_the_answer_has_begun() {
+        let runtime = tokio::runtime::Builder::new_current_thread()
+            .enable_time()
+            .start_paused(true)
+            .build()
+            .unwrap();
+        runtime.block_on(async {
+            let (sender, mut body) = RequestBody::script(None, None);
+            let progress = Rc::new(Progress::default());
+            body.count_into(Rc::clone(&progress));
+            body.limit_gap(Duration::from_secs(60));
+            let mut frame = async || std::future::poll_fn(|cx| Pin::new(&mut body).poll_frame(cx)).await;
+            let begun = tokio::time::Instant::now();
+            for _ in 0..3 {
+                let sender = sender.clone();
+                tokio::spawn(async move {
+                    tokio::time::sleep(Duration::from_secs(50)).await;
+                    sender.send(Ok(Frame::data(Bytes::from("slow")))).unwrap();
+                });
+                assert!(frame().await.unwrap().is_ok());
+            }
+            let late = frame().await.unwrap().map(|_| ());
+            assert_eq!(late, Err(ProxyError::RequestTimeout));
+            assert_eq!(begun.elapsed().as_secs(), 3 * 50 + 60);
+            progress.answered.set(true);
+            let silence = tokio::time::timeout(Duration::from_secs(600), frame()).await;
+            assert!(silence.is_err(), "a stream that is being answered may be silent");
+        });
+    }
+
+    #[test]
+    fn small_answers_tell_their_exact_size_and_are_given_once() {
+        let mut body = ResponseBody::Full(Bytes::from("no"));
+        assert_eq!(body.size_hint().exact(), Some(2));
+        let mut cx = Context::from_waker(std::task::Waker::noop());
+        let frame = Pin::new(&mut body).poll_frame(&mut cx);
+        assert!(
+            matches!(frame, Poll::Ready(Some(Ok(frame))) if frame.data_ref().is_some_and(|data| data == "no"))
+        );
+        assert!(body.is_end_stream());
+        assert!(ResponseBody::Empty.is_end_stream());
+    }
+}

@@ -1,0 +1,403 @@
+//! From an accepted socket to hyper: PROXY protocol, TLS, which HTTP it is, the gate, and the end of the connection.
+
+use std::cell::{Cell, RefCell};
+use std::fmt;
+use std::future::poll_fn;
+use std::io;
+use std::net::SocketAddr;
+use std::pin::pin;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::time::Duration;
+
+use http::HeaderValue;
+use hyper::server::conn::{http1, http2};
+use hyper::service::service_fn;
+use hyper_util::rt::{TokioIo, TokioTimer};
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
+use tokio::net::TcpStream;
+use tokio::time::timeout;
+
+use super::account::Account;
+use super::lent::lend;
+use super::prefixed::Prefixed;
+use super::proxy_protocol::{self, Source, Verdict};
+use super::refused;
+use super::request;
+use super::stream_task::{Pace, StreamExecutor};
+use super::tunnel;
+use super::upstream::UpstreamIo;
+use super::wire::detect::{self, Speaks};
+use super::wire::{self, Gate, GateHandle, Refusal};
+use super::worker::{ConnectionSlot, Worker};
+use crate::config::ProxyProtocol;
+use crate::telemetry::metrics::{self, TlsOutcome};
+use crate::telemetry::record::{HttpVersion, Listener, TlsVersion};
+
+/// What all requests of a connection share.
+pub(crate) struct Connection {
+    pub(crate) worker: Rc<Worker>,
+    pub(crate) listener: Listener,
+    /// The other end of the TCP connection.
+    pub(crate) peer: SocketAddr,
+    /// Who connects, as far as the transport tells: the PROXY protocol's word where it is believed, else `peer`.
+    pub(crate) client: SocketAddr,
+    pub(crate) local_port: u16,
+    /// The client's address and our port as forwarded headers have them.
+    pub(crate) client_text: HeaderValue,
+    pub(crate) local_port_text: HeaderValue,
+    pub(crate) tls: Option<TlsFacts>,
+    pub(crate) gate: GateHandle,
+    /// Left by a request whose upgrade the backend granted; begins when hyper has sent the 101.
+    pub(crate) tunnel: RefCell<Option<Tunnel>>,
+    /// The gate's refusal is in a request's own account.
+    pub(crate) refusal_told: Cell<bool>,
+    /// Who the h2 stream that is polled waits for.
+    pub(crate) pace: Rc<Pace>,
+}
+
+/// What the handshake settled.
+pub(crate) struct TlsFacts {
+    pub(crate) version: TlsVersion,
+    /// Lower case.
+    pub(crate) server_name: Option<Box<str>>,
+}
+
+/// An upgraded connection to a backend, with the account of the request that asked for it.
+pub(crate) struct Tunnel {
+    pub(crate) io: UpstreamIo,
+    pub(crate) account: Box<Account>,
+    pub(crate) idle: Duration,
+}
+
+/// A connection that the limits let in.
+pub(crate) struct Accepted {
+    pub(crate) listener: Listener,
+    pub(crate) stream: TcpStream,
+    pub(crate) counted: metrics::Connection,
+    pub(crate) slot: ConnectionSlot,
+}
+
+/// Serves one accepted connection to its end. Whatever goes wrong costs this connection alone.
+pub(crate) async fn connection(worker: Rc<Worker>, accepted: Accepted) {
+    let Accepted {
+        listener,
+        stream,
+        counted,
+        mut slot,
+    } = accepted;
+    super::listener::prepare(&stream);
+    let (Ok(peer), Ok(local)) = (stream.peer_addr(), stream.local_addr()) else {
+        return; // reset while it was in the queue
+    };
+    let peer = SocketAddr::new(peer.ip().to_canonical(), peer.port());
+    let (stream, client) = match read_proxy_header(&worker, stream, peer).await {
+        Ok(read) => read,
+        Err(how) => return tracing::debug!(%peer, "connection closed: {how}"),
+    };
+    if let Err(refusal) = slot.count_for(client.ip()) {
+        return worker.shard.refused(refusal);
+    }
+    let opening = Opening {
+        worker,
+        listener,
+        peer,
+        client,
+        local_port: local.port(),
+        counted,
+        _slot: slot,
+    };
+    match listener {
+        Listener::Http => opening.plain(stream).await,
+        Listener::Https => opening.secure(stream).await,
+    }
+}
+
+/// A connection of which it isn't known yet what it speaks.
+struct Opening {
+    worker: Rc<Worker>,
+    listener: Listener,
+    peer: SocketAddr,
+    client: SocketAddr,
+    local_port: u16,
+    counted: metrics::Connection,
+    /// Held as long as the connection counts against the limits.
+    _slot: ConnectionSlot,
+}
+
+impl Opening {
+    async fn plain(self, mut stream: Prefixed<TcpStream>) {
+        let wait = self.worker.limits().head_wait;
+        let Some(detected) = before_the_end(&self.worker, detect::detect(&mut stream, wait)).await else {
+            return;
+        };
+        match detected {
+            Ok((Speaks::Http1, first)) => self.http1(stream, first, None).await,
+            Ok((Speaks::Http2, first)) => self.http2(stream, first, None).await,
+            Ok((Speaks::Tls, _)) => {
+                self.closed("TLS on a plain HTTP port");
+                let _ = timeout(GOODBYE, stream.write_all(detect::TLS_ALERT)).await;
+            }
+            Ok((Speaks::Garbage, first)) if !first.is_empty() => self.closed("neither HTTP nor TLS"),
+            Ok((Speaks::Garbage, _)) | Err(_) => {}
+        }
+    }
+
+    async fn secure(self, mut stream: Prefixed<TcpStream>) {
+        let wait = self.worker.shared.config.limits.tls_handshake_timeout;
+        let first = before_the_end(&self.worker, first_bytes(&mut stream, wait)).await;
+        match first.unwrap_or(FirstBytes::None) {
+            FirstBytes::PlainHttp => {
+                self.closed("plain HTTP on a TLS port");
+                // As nginx does.
+                let answer =
+                    wire::last_answer(Refusal::bad("plain HTTP on a TLS port"), self.worker.limits());
+                return last_words(&mut stream, &answer).await;
+            }
+            FirstBytes::None => return,
+            FirstBytes::Other => {}
+        }
+        let acceptor = tokio_rustls::TlsAcceptor::from(Arc::clone(&self.worker.shared.tls));
+        let stream = match timeout(wait, acceptor.accept(stream)).await {
+            Ok(Ok(stream)) => stream,
+            Ok(Err(error)) => {
+                self.worker.shard.tls_handshake(TlsOutcome::Failed);
+                return self.closed(format_args!("TLS handshake failed: {error}"));
+            }
+            Err(_elapsed) => {
+                self.worker.shard.tls_handshake(TlsOutcome::TimedOut);
+                return self.closed("the TLS handshake took too long");
+            }
+        };
+        self.worker.shard.tls_handshake(TlsOutcome::Ok);
+        let (_, session) = stream.get_ref();
+        let facts = TlsFacts {
+            version: match session.protocol_version() {
+                Some(rustls::ProtocolVersion::TLSv1_2) => TlsVersion::Tls12,
+                _ => TlsVersion::Tls13,
+            },
+            server_name: session.server_name().map(|name| name.to_ascii_lowercase().into()),
+        };
+        if session.alpn_protocol() == Some(b"h2") {
+            self.http2(stream, Vec::new(), Some(facts)).await;
+        } else {
+            self.http1(stream, Vec::new(), Some(facts)).await;
+        }
+    }
+
+    async fn http1<S>(mut self, stream: S, first: Vec<u8>, tls: Option<TlsFacts>)
+    where
+        S: AsyncRead + AsyncWrite + Unpin + 'static,
+    {
+        self.counted.speaks(HttpVersion::Http11);
+        let limits = Arc::clone(self.worker.limits());
+        let (gate, handle) = Gate::http1(stream, first, Arc::clone(&limits));
+        let mut bell = self.worker.bell.ear();
+        let connection = self.established(tls, handle.clone());
+        let service = {
+            let connection = Rc::clone(&connection);
+            service_fn(move |request| request::handle(Rc::clone(&connection), request))
+        };
+        let (gate, home) = lend(gate);
+        let ended = {
+            let serving = http1::Builder::new()
+                .half_close(true)
+                .header_read_timeout(None)
+                .max_headers(limits.hyper_max_headers())
+                .max_buf_size(limits.hyper_max_buf_size())
+                .serve_connection(gate, service);
+            let mut serving = pin!(serving);
+            poll_fn(|cx| {
+                // hyper's own graceful shutdown would close a connection whose request has arrived but was not read yet.
+                if bell.poll_rung(cx) {
+                    handle.begin_drain();
+                }
+                serving.as_mut().poll(cx)
+            })
+            .await
+        };
+        refused::tell(&connection, HttpVersion::Http11);
+        if let Err(error) = ended {
+            self.closed(error);
+        }
+        let Some(mut gate) = home.take() else { return };
+        match connection.tunnel.take() {
+            Some(tunnel) if handle.is_tunnel() => carry(tunnel, gate).await,
+            // hyper does not shut down after an upgrade that was asked for and not granted; the gate's last word is said here.
+            _ => {
+                let _ = gate.shutdown().await;
+            }
+        }
+    }
+
+    async fn http2<S>(mut self, stream: S, first: Vec<u8>, tls: Option<TlsFacts>)
+    where
+        S: AsyncRead + AsyncWrite + Unpin + 'static,
+    {
+        self.counted.speaks(HttpVersion::Http2);
+        let limits = Arc::clone(self.worker.limits());
+        let bounds = self.worker.shared.config.limits;
+        let (gate, handle) = Gate::http2(stream, first, Arc::clone(&limits));
+        let mut bell = self.worker.bell.ear();
+        let connection = self.established(tls, handle.clone());
+        let service = {
+            let connection = Rc::clone(&connection);
+            service_fn(move |request| {
+                let connection = Rc::clone(&connection);
+                async move {
+                    let pace = Rc::clone(&connection.pace);
+                    pace.watch(request::handle(connection, request)).await
+                }
+            })
+        };
+        let executor = StreamExecutor {
+            pace: Rc::clone(&connection.pace),
+            gate: handle.clone(),
+            stall: limits.write_stall,
+        };
+        // Twice what is served, so that what is a little too large gets our own 431 and not h2's.
+        let list_size = limits.head_bytes.saturating_mul(2);
+        let serving = http2::Builder::new(executor)
+            .timer(TokioTimer::new())
+            .max_concurrent_streams(bounds.h2_max_streams)
+            .max_pending_accept_reset_streams(usize::try_from(bounds.h2_max_resets).ok())
+            .max_frame_size(limits.h2_frame_bytes)
+            .max_header_list_size(u32::try_from(list_size).unwrap_or(u32::MAX))
+            .max_send_buf_size(64 * 1024)
+            .initial_stream_window_size(256 * 1024)
+            .initial_connection_window_size(1024 * 1024)
+            .keep_alive_interval(Duration::from_secs(60))
+            .keep_alive_timeout(Duration::from_secs(20))
+            .serve_connection(gate, service);
+        let mut serving = pin!(serving);
+        let ended = poll_fn(|cx| {
+            if bell.poll_rung(cx) {
+                serving.as_mut().graceful_shutdown();
+                handle.begin_drain();
+            }
+            serving.as_mut().poll(cx)
+        })
+        .await;
+        refused::tell(&connection, HttpVersion::Http2);
+        if let Err(error) = ended {
+            self.closed(error);
+        }
+    }
+
+    fn established(&self, tls: Option<TlsFacts>, gate: GateHandle) -> Rc<Connection> {
+        Rc::new(Connection {
+            worker: Rc::clone(&self.worker),
+            listener: self.listener,
+            peer: self.peer,
+            client: self.client,
+            local_port: self.local_port,
+            client_text: HeaderValue::try_from(self.client.ip().to_string())
+                .unwrap_or(HeaderValue::from_static("unknown")),
+            local_port_text: HeaderValue::from(self.local_port),
+            tls,
+            gate,
+            tunnel: RefCell::new(None),
+            refusal_told: Cell::new(false),
+            pace: Rc::default(),
+        })
+    }
+
+    fn closed(&self, why: impl fmt::Display) {
+        tracing::debug!(client = %self.client, listener = self.listener.as_str(), "connection closed: {why}");
+    }
+}
+
+/// What a new connection begins with; `None` when the process is about to end and nothing has come within a second.
+async fn before_the_end<T>(worker: &Worker, beginning: impl Future<Output = T>) -> Option<T> {
+    let mut drain = worker.drain_watcher();
+    let end = async {
+        drain.ordered().await;
+        tokio::time::sleep(GOODBYE).await;
+    };
+    tokio::select! {
+        biased;
+        begun = beginning => Some(begun),
+        () = end => None,
+    }
+}
+
+/// How long a last word to a client may take.
+const GOODBYE: Duration = Duration::from_secs(1);
+
+/// hyper has sent the 101 and let go of the gate: from here bytes pass both ways.
+async fn carry<S: AsyncRead + AsyncWrite + Unpin>(tunnel: Tunnel, gate: Gate<S>) {
+    let Tunnel { io, account, idle } = tunnel;
+    let carried = tunnel::run(TokioIo::new(gate), io, idle).await;
+    account.tunnelled(carried.up, carried.down);
+}
+
+/// Takes the PROXY header off, when the listener expects one from this peer (proxy-protocol.txt, section 2: never guessed).
+async fn read_proxy_header(
+    worker: &Worker,
+    stream: TcpStream,
+    peer: SocketAddr,
+) -> Result<(Prefixed<TcpStream>, SocketAddr), &'static str> {
+    let mut stream = Prefixed::new(stream);
+    let expected = worker.shared.config.proxy_protocol == ProxyProtocol::On && worker.trusts(peer.ip());
+    if !expected {
+        return Ok((stream, peer));
+    }
+    let reading = async {
+        loop {
+            match proxy_protocol::parse(stream.seen()) {
+                Verdict::Header { length, source } => {
+                    stream.consume(length);
+                    return Ok(source);
+                }
+                Verdict::Malformed(how) => return Err(how),
+                Verdict::Incomplete => {}
+            }
+            if !matches!(stream.look().await, Ok(1..)) {
+                return Err("it ended before its PROXY header did");
+            }
+        }
+    };
+    let source = match timeout(worker.limits().head_wait, reading).await {
+        Ok(source) => source?,
+        Err(_elapsed) => return Err("its PROXY header took too long"),
+    };
+    let client = match source {
+        Source::Client(client) => SocketAddr::new(client.ip().to_canonical(), client.port()),
+        Source::Peer => peer,
+    };
+    Ok((stream, client))
+}
+
+enum FirstBytes {
+    PlainHttp,
+    Other,
+    None,
+}
+
+async fn first_bytes(stream: &mut Prefixed<TcpStream>, wait: Duration) -> FirstBytes {
+    if stream.seen().is_empty() && !matches!(timeout(wait, stream.look()).await, Ok(Ok(1..))) {
+        return FirstBytes::None;
+    }
+    if detect::is_plain_http(stream.seen()) {
+        FirstBytes::PlainHttp
+    } else {
+        FirstBytes::Other
+    }
+}
+
+/// An answer to a connection that gets no other, and its end.
+pub(crate) async fn last_words<S: AsyncRead + AsyncWrite + Unpin>(stream: &mut S, words: &[u8]) {
+    let _ = timeout(GOODBYE, async {
+        stream.write_all(words).await?;
+        stream.shutdown().await?;
+        // Reads what the client still sends, so that a reset does not overtake the answer.
+        let mut rest = [0; 1024];
+        for _ in 0..64 {
+            if stream.read(&mut rest).await? == 0 {
+                break;
+            }
+        }
+        io::Result::Ok(())
+    })
+    .await;
+}

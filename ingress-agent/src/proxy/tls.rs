@@ -1,0 +1,72 @@
+//! TLS towards clients: which certificate a server name gets, and one rustls configuration for all workers.
+//!
+//! Certificates are looked up in the live state at each handshake, so a rotated Secret needs no restart and closes nothing.
+
+use std::sync::Arc;
+
+use arc_swap::ArcSwap;
+use rustls::crypto::aws_lc_rs;
+use rustls::server::{ClientHello, NoServerSessionStorage, ResolvesServerCert, ServerConfig};
+use rustls::sign::CertifiedKey;
+use rustls_pki_types::PrivatePkcs8KeyDer;
+
+use crate::live::Live;
+use crate::translate::Certificate;
+
+/// Picks the certificate of a handshake from the live state.
+#[derive(Debug)]
+struct LiveCertificates {
+    live: Arc<ArcSwap<Live>>,
+}
+
+impl ResolvesServerCert for LiveCertificates {
+    fn resolve(&self, hello: ClientHello<'_>) -> Option<Arc<CertifiedKey>> {
+        let live = self.live.load();
+        // rustls has checked the name's syntax and lower-cases it.
+        let candidates = || live.certificates_for(hello.server_name());
+        let fits = |c: &&Arc<Certificate>| c.key.key.choose_scheme(hello.signature_schemes()).is_some();
+        let chosen = candidates().find(fits).or_else(|| candidates().next())?;
+        Some(Arc::clone(&chosen.key))
+    }
+}
+
+/// The server side's configuration: TLS 1.2 and 1.3, h2 and HTTP/1.1 by ALPN, stateless tickets shared by all workers.
+///
+/// # Errors
+/// When the crypto provider cannot make ticket keys or does not support the protocol versions.
+pub fn server_config(live: Arc<ArcSwap<Live>>) -> Result<Arc<ServerConfig>, rustls::Error> {
+    let provider = Arc::new(aws_lc_rs::default_provider());
+    let mut config = ServerConfig::builder_with_provider(provider)
+        .with_protocol_versions(&[&rustls::version::TLS13, &rustls::version::TLS12])?
+        .with_no_client_auth()
+        .with_cert_resolver(Arc::new(LiveCertificates { live }));
+    config.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
+    config.session_storage = Arc::new(NoServerSessionStorage {});
+    config.ticketer = aws_lc_rs::Ticketer::new()?;
+    // One ticket is enough to resume; the default of two costs every full handshake another one.
+    config.send_tls13_tickets = 1;
+    Ok(Arc::new(config))
+}
+
+/// What a server name without a certificate gets: self-signed and made at each start, so that a handshake succeeds
+/// and the answer can say what is wrong (as ingress-nginx's "fake certificate" does).
+///
+/// # Errors
+/// When the key or certificate can't be made.
+pub fn self_signed() -> Result<Arc<Certificate>, rustls::Error> {
+    const NAME: &str = "ingress-agent.invalid";
+    let general = |error: rcgen::Error| rustls::Error::General(error.to_string());
+    let key = rcgen::KeyPair::generate().map_err(general)?;
+    let mut params = rcgen::CertificateParams::new(vec![NAME.to_owned()]).map_err(general)?;
+    params
+        .distinguished_name
+        .push(rcgen::DnType::CommonName, "ingress-agent default certificate");
+    let certificate = params.self_signed(&key).map_err(general)?;
+    let private = PrivatePkcs8KeyDer::from(key.serialize_der());
+    let signing = aws_lc_rs::sign::any_supported_type(&private.into())?;
+    Ok(Arc::new(Certificate {
+        key: Arc::new(CertifiedKey::new(vec![certificate.der().clone()], signing)),
+        names: vec![NAME.to_owned()],
+        not_after: i64::MAX,
+    }))
+}

@@ -1,0 +1,236 @@
+//! One HTTP/1.1 exchange on one connection, driven by the task that wants the answer: no task, channel or timer of its own.
+
+use std::io;
+use std::pin::pin;
+use std::rc::Rc;
+use std::task::{Context, Poll};
+
+use bytes::BytesMut;
+use http::{Response, StatusCode};
+use ingress_core::resource::Timeouts;
+use tokio::io::AsyncReadExt;
+
+use super::pool::{Connection, Pool};
+use super::request_head::{UploadFraming, expects_continue, write_head};
+use super::response_body::UpstreamBody;
+use super::response_head::{Asked, EndOfFields, Framing, Persistence, ResponseHead, take_head};
+use super::upload::{Upload, Waits};
+use super::{Answer, Call, Failed, Shared, UpstreamIo};
+use crate::error::ProxyError;
+use crate::proxy::body::RequestBody;
+
+const FIRST_READ: usize = 8 * 1024;
+const LARGEST_READ: usize = 64 * 1024;
+/// More interim responses than this are a flood.
+const MAX_INFORMATIONAL: usize = 16;
+
+pub(super) struct Exchange {
+    pub(super) connection: Connection,
+    pub(super) buffer: BytesMut,
+    pub(super) upload: Upload,
+    pub(super) timeouts: Timeouts,
+    pool: Rc<Pool>,
+    read_size: usize,
+    received: bool,
+    reused: bool,
+}
+
+/// Sends the request on `connection` and reads up to the response head.
+pub(super) async fn exchange(
+    shared: &Shared,
+    connection: Connection,
+    reused: bool,
+    call: &mut Call<'_>,
+    body: RequestBody,
+) -> Result<Answer, Failed> {
+    let framing = UploadFraming::of(&body);
+    let mut head = shared.pool.head_buffer();
+    if let Err(error) = write_head(&mut head, &call.head, framing, connection.single_use) {
+        return Err(Failed {
+            error,
+            sent: false,
+            body: Some(Box::new(body)),
+        });
+    }
+    let expects = expects_continue(&call.head, framing);
+    let mut exchange = Exchange {
+        connection,
+        buffer: shared.pool.read_buffer(),
+        upload: Upload::new(head, body, framing, expects),
+        timeouts: call.timeouts.clone(),
+        pool: Rc::clone(&shared.pool),
+        read_size: FIRST_READ,
+        received: false,
+        reused,
+    };
+    match exchange.final_head(shared, call).await {
+        Ok(head) => exchange.into_answer(head),
+        Err(error) => Err(exchange.fail(error)),
+    }
+}
+
+impl Exchange {
+    async fn final_head(&mut self, shared: &Shared, call: &mut Call<'_>) -> Result<ResponseHead, ProxyError> {
+        let asked = Asked::new(call.head.method, call.head.websocket);
+        let mut end = EndOfFields::default();
+        for _ in 0..=MAX_INFORMATIONAL {
+            let head = std::future::poll_fn(|cx| self.poll_head(cx, &mut end, asked, shared)).await?;
+            if !head.status.is_informational() || head.status == StatusCode::SWITCHING_PROTOCOLS {
+                return Ok(head);
+            }
+            if head.status == StatusCode::CONTINUE {
+                self.upload.let_body_go();
+            }
+            (call.informational)(head.status, &head.headers);
+        }
+        Err(ProxyError::UpstreamProtocol("too many interim responses"))
+    }
+
+    fn poll_head(
+        &mut self,
+        cx: &mut Context<'_>,
+        end: &mut EndOfFields,
+        asked: Asked,
+        shared: &Shared,
+    ) -> Poll<Result<ResponseHead, ProxyError>> {
+        loop {
+            let waits = self.poll_upload(cx)?;
+            match take_head(&mut self.buffer, end, asked).map_err(ProxyError::UpstreamProtocol)? {
+                Some(head) => return Poll::Ready(Ok(head)),
+                None => match self.poll_fill(cx) {
+                    Poll::Ready(Ok(length)) if length > 0 => continue,
+                    Poll::Ready(_) => return Poll::Ready(Err(self.reset())),
+                    Poll::Pending => {}
+                },
+            }
+            let limit = match waits {
+                Waits::Nothing => self.timeouts.read,
+                Waits::Backend => self.timeouts.send,
+                Waits::Continue => shared.settings.continue_wait.min(self.timeouts.read),
+                // The client's own pace is not the backend's fault; who reads from the client has a limit of its own.
+                Waits::Client => {
+                    self.connection.timer.progress();
+                    return Poll::Pending;
+                }
+            };
+            if self.connection.timer.poll_expired(cx, limit).is_pending() {
+                return Poll::Pending;
+            }
+            if waits != Waits::Continue {
+                return Poll::Ready(Err(ProxyError::ResponseTimeout));
+            }
+            self.connection.timer.progress();
+            self.upload.let_body_go();
+        }
+    }
+
+    /// Drives the request; a step forward begins a new wait.
+    pub(super) fn poll_upload(&mut self, cx: &mut Context<'_>) -> Result<Waits, ProxyError> {
+        let before = self.upload.written();
+        let waits = self.upload.poll(&mut self.connection.transport, cx)?;
+        if self.upload.written() != before {
+            self.connection.timer.progress();
+        }
+        Ok(waits)
+    }
+
+    /// Reads once, in larger steps while the backend fills them.
+    pub(super) fn poll_fill(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<usize>> {
+        let spare = self.buffer.capacity() - self.buffer.len();
+        if spare < self.read_size / 4 {
+            self.buffer.reserve(self.read_size);
+        }
+        let room = self.buffer.capacity() - self.buffer.len();
+        let read = pin!(self.connection.transport.read_buf(&mut self.buffer)).poll(cx);
+        if let Poll::Ready(Ok(length)) = &read {
+            self.received |= *length > 0;
+            self.connection.timer.progress();
+            if *length == room {
+                self.read_size = (self.read_size * 2).min(LARGEST_READ);
+            }
+        }
+        read
+    }
+
+    /// The connection ended before a response head.
+    fn reset(&self) -> ProxyError {
+        ProxyError::UpstreamReset {
+            idle: self.reused && !self.received,
+        }
+    }
+
+    fn fail(self, error: ProxyError) -> Failed {
+        let sent = self.upload.written() > 0;
+        let (body, head) = self.upload.into_parts();
+        self.pool.keep_head_buffer(head);
+        self.pool.keep_read_buffer(self.buffer);
+        Failed {
+            error,
+            sent,
+            body: body.map(Box::new),
+        }
+    }
+
+    fn into_answer(mut self, head: ResponseHead) -> Result<Answer, Failed> {
+        self.upload.answered();
+        let mut response = Response::new(());
+        *response.status_mut() = head.status;
+        *response.headers_mut() = head.headers;
+        if head.status == StatusCode::SWITCHING_PROTOCOLS {
+            let early = self.buffer.freeze();
+            let Connection { transport, open, .. } = self.connection;
+            let io = UpstreamIo::new(early, transport, open);
+            return Ok(Answer::Upgraded { response, io });
+        }
+        match self.into_body(head.framing, head.persistence) {
+            Ok(body) => Ok(Answer::Response(response.map(|()| body))),
+            Err(failed) => Err(failed),
+        }
+    }
+
+    /// A body that is there already needs no connection any more.
+    fn into_body(mut self, framing: Framing, persistence: Persistence) -> Result<UpstreamBody, Failed> {
+        let length = match framing {
+            Framing::None => 0,
+            Framing::Length(length) => length,
+            Framing::Chunked | Framing::UntilClose => {
+                return Ok(UpstreamBody::streaming(self, framing, persistence));
+            }
+        };
+        let there = self.buffer.len() as u64;
+        if there > length {
+            return Err(self.fail(AFTER_BODY));
+        }
+        if there < length {
+            return Ok(UpstreamBody::streaming(self, framing, persistence));
+        }
+        let data = self.buffer.split().freeze();
+        self.end(persistence)?;
+        Ok(UpstreamBody::full(data))
+    }
+
+    /// The response is complete: the connection goes back to the pool, if the request is complete too.
+    fn end(self, persistence: Persistence) -> Result<(), Failed> {
+        if !self.buffer.is_empty() {
+            return Err(self.fail(AFTER_BODY));
+        }
+        self.release(persistence);
+        Ok(())
+    }
+
+    /// Gives everything back that can be used again. To be called with an empty buffer.
+    pub(super) fn release(self, persistence: Persistence) {
+        let complete = self.upload.is_done();
+        let (_, head) = self.upload.into_parts();
+        self.pool.keep_head_buffer(head);
+        self.pool.keep_read_buffer(self.buffer);
+        if let (true, Persistence::Keep(limit)) = (complete, persistence) {
+            let mut connection = self.connection;
+            connection.timer.progress();
+            self.pool.put(connection, limit);
+        }
+    }
+}
+
+/// RFC 9112, 9.2: nothing was asked that these bytes could answer.
+pub(super) const AFTER_BODY: ProxyError = ProxyError::UpstreamProtocol("bytes after the response");

@@ -1,0 +1,291 @@
+//! The request head, line by line, resumable at any byte.
+
+use ingress_core::reason::Reason;
+
+use super::bytes::{method_run, path_run, query_run, token_run, value_run};
+use super::facts::Facts;
+use super::target::check_target;
+use super::{HeadInfo, Version};
+use crate::proxy::wire::{Limits, Refusal};
+
+/// Longer than any registered method (RFC 9110 16.1); RFC 9112 3 asks for 501 beyond what is implemented.
+const LONGEST_METHOD: usize = 32;
+
+/// Up to here an incomplete line is judged at each read.
+const LONG_LINE: usize = 1024;
+
+/// Judges one head that has to be there as a whole.
+pub fn check_head(head: &[u8], limits: &Limits) -> Result<HeadInfo, Refusal> {
+    HeadReader::default()
+        .advance(head, limits)?
+        .ok_or(Refusal::bad("the request head ends early"))
+}
+
+/// The same characters for h2, where method and path come one by one.
+pub fn check_method_and_target(method: &str, target: &str) -> Result<(), Refusal> {
+    let path = path_run(target.as_bytes());
+    let query = target.as_bytes().get(path..).unwrap_or_default();
+    let clean = match query {
+        [] => true,
+        [b'?', query @ ..] => query_run(query) == query.len(),
+        _ => false,
+    };
+    if !clean {
+        return Err(Refusal::bad(
+            "the path has a byte that RFC 3986 does not allow there",
+        ));
+    }
+    if method_run(method.as_bytes()) != method.len() {
+        return Err(Refusal::bad("the method is not a word of upper-case letters"));
+    }
+    Ok(())
+}
+
+/// Judges a head that may arrive in pieces. Lines that were judged are not read again.
+#[derive(Clone, Debug, Default)]
+pub struct HeadReader {
+    /// The start of the line that is not yet complete.
+    at: usize,
+    /// How far the incomplete line was looked at.
+    scanned: usize,
+    part: Part,
+    fields: usize,
+    facts: Facts,
+}
+
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+enum Part {
+    /// One empty line may stand before a request line (RFC 9112 2.2).
+    #[default]
+    Start,
+    RequestLine,
+    Fields,
+}
+
+enum Field<'a> {
+    Pair(&'a [u8], &'a [u8]),
+    /// The empty line that ends the head.
+    End,
+}
+
+struct RequestLine<'a> {
+    method: &'a [u8],
+    target: &'a [u8],
+    version: Version,
+}
+
+impl HeadReader {
+    /// `head` holds all bytes from the head's first on; it only grows between calls. None while the head is incomplete.
+    pub fn advance(&mut self, head: &[u8], limits: &Limits) -> Result<Option<HeadInfo>, Refusal> {
+        if self.nothing_new(head, limits) {
+            self.scanned = head.len();
+            return Ok(None);
+        }
+        loop {
+            let going_on = match self.part {
+                Part::Start => self.start(head),
+                Part::RequestLine => self.request_line(head, limits)?,
+                Part::Fields => match self.field(head, limits)? {
+                    Some(Field::End) => return self.facts.conclude(self.at).map(Some),
+                    Some(Field::Pair(..)) => true,
+                    None => false,
+                },
+            };
+            if !going_on {
+                self.scanned = head.len();
+                return Ok(None);
+            }
+        }
+    }
+
+    /// True before the first byte that belongs to a request.
+    pub fn untouched(&self) -> bool {
+        self.part != Part::Fields && self.scanned <= self.at
+    }
+
+    /// A long line that grows byte by byte is looked at again only when it ends or passes its bound: no quadratic work.
+    fn nothing_new(&self, head: &[u8], limits: &Limits) -> bool {
+        let Some(new) = head.get(self.scanned..) else {
+            return false;
+        };
+        self.scanned.saturating_sub(self.at) > LONG_LINE
+            && !new.contains(&b'\n')
+            && head.len().saturating_sub(self.at) < limits.request_line.min(limits.field_line)
+            && head.len() < limits.head_bytes
+    }
+
+    fn start(&mut self, head: &[u8]) -> bool {
+        match head {
+            [] | [b'\r'] => return false,
+            [b'\r', b'\n', ..] => self.at = 2,
+            _ => {}
+        }
+        self.part = Part::RequestLine;
+        true
+    }
+
+    fn request_line(&mut self, head: &[u8], limits: &Limits) -> Result<bool, Refusal> {
+        let (window, full) = self.window(head, limits.request_line, limits);
+        match request_line(window)? {
+            Some((line, used)) => {
+                check_target(line.method, line.target)?;
+                self.facts.method_and_version(line.method, line.version);
+                self.at = self.at.saturating_add(used);
+                self.part = Part::Fields;
+                Ok(true)
+            }
+            None if !full => Ok(false),
+            None => Err(Refusal::new(
+                Reason::UriTooLong,
+                "the request line is longer than allowed",
+            )),
+        }
+    }
+
+    fn field<'a>(&mut self, head: &'a [u8], limits: &Limits) -> Result<Option<Field<'a>>, Refusal> {
+        let (window, full) = self.window(head, limits.field_line, limits);
+        if self.fields >= limits.head_fields && window.first().is_some_and(|b| *b != b'\r') {
+            return Err(too_large("more header fields than allowed"));
+        }
+        match field(window)? {
+            Some((field, used)) => {
+                if let Field::Pair(name, value) = &field {
+                    self.fields = self.fields.saturating_add(1);
+                    self.facts.note(name, value)?;
+                }
+                self.at = self.at.saturating_add(used);
+                Ok(Some(field))
+            }
+            None if !full => Ok(None),
+            None => Err(too_large("the request head is larger than allowed")),
+        }
+    }
+
+    /// The current line as far as its bounds allow, and whether they leave no room for more.
+    fn window<'a>(&self, head: &'a [u8], line: usize, limits: &Limits) -> (&'a [u8], bool) {
+        let rest = head.get(self.at..).unwrap_or_default();
+        let bound = line.min(limits.head_bytes.saturating_sub(self.at));
+        (rest.get(..bound).unwrap_or(rest), rest.len() >= bound)
+    }
+}
+
+fn too_large(detail: &'static str) -> Refusal {
+    Refusal::new(Reason::HeadersTooLarge, detail)
+}
+
+/// `METHOD SP target SP HTTP/1.x CRLF` with exactly one space each (RFC 9112 3), and its length. None while it has no end.
+fn request_line(line: &[u8]) -> Result<Option<(RequestLine<'_>, usize)>, Refusal> {
+    let Some((method, rest)) = method(line)? else {
+        return Ok(None);
+    };
+    let Some((target, rest)) = target(rest)? else {
+        return Ok(None);
+    };
+    let Some(version) = version(rest)? else {
+        return Ok(None);
+    };
+    let used = method.len() + 1 + target.len() + 1 + VERSION_AND_END.len();
+    Ok(Some((
+        RequestLine {
+            method,
+            target,
+            version,
+        },
+        used,
+    )))
+}
+
+/// One word, and what follows its space.
+type Cut<'a> = (&'a [u8], &'a [u8]);
+
+/// The method, and what follows its space.
+fn method(line: &[u8]) -> Result<Option<Cut<'_>>, Refusal> {
+    let length = method_run(line.get(..=LONGEST_METHOD).unwrap_or(line));
+    if length > LONGEST_METHOD {
+        return Err(Refusal::new(
+            Reason::NotImplemented,
+            "the method is longer than any known one",
+        ));
+    }
+    let (method, rest) = line.split_at_checked(length).unwrap_or((line, &[]));
+    match rest {
+        [] => Ok(None),
+        [b' ', rest @ ..] if !method.is_empty() => match method {
+            b"CONNECT" | b"TRACE" => Err(Refusal::new(
+                Reason::NotImplemented,
+                "CONNECT and TRACE are not served",
+            )),
+            _ => Ok(Some((method, rest))),
+        },
+        _ => Err(Refusal::bad(
+            "the method is not a word of upper-case letters and one space",
+        )),
+    }
+}
+
+/// The target, and what follows its space.
+fn target(rest: &[u8]) -> Result<Option<Cut<'_>>, Refusal> {
+    let mut length = path_run(rest);
+    if rest.get(length) == Some(&b'?') {
+        length += 1;
+        length += query_run(rest.get(length..).unwrap_or_default());
+    }
+    let (target, rest) = rest.split_at_checked(length).unwrap_or((rest, &[]));
+    match rest {
+        [] => Ok(None),
+        [b' ', rest @ ..] if !target.is_empty() => Ok(Some((target, rest))),
+        [b'#', ..] => Err(Refusal::bad("the target has a fragment")),
+        _ => Err(Refusal::bad(
+            "the target has a byte that RFC 3986 does not allow there",
+        )),
+    }
+}
+
+const VERSION_AND_END: &[u8] = b"HTTP/1.1\r\n";
+
+fn version(rest: &[u8]) -> Result<Option<Version>, Refusal> {
+    let mut version = Version::Http11;
+    for (at, expected) in VERSION_AND_END.iter().enumerate() {
+        match rest.get(at) {
+            None => return Ok(None),
+            Some(b'0') if at == 7 => version = Version::Http10,
+            Some(byte) if byte == expected => {}
+            Some(_) => {
+                return Err(Refusal::bad(
+                    "the request line does not end in HTTP/1.1 or HTTP/1.0 and CRLF",
+                ));
+            }
+        }
+    }
+    Ok(Some(version))
+}
+
+/// `name ":" value CRLF`, or the empty line (RFC 9112 5), and its length. None while it has no end.
+fn field(line: &[u8]) -> Result<Option<(Field<'_>, usize)>, Refusal> {
+    let (name, rest) = line.split_at_checked(token_run(line)).unwrap_or((line, &[]));
+    let value = match (name, rest) {
+        (_, []) | ([], [b'\r']) => return Ok(None),
+        ([], [b'\r', b'\n', ..]) => return Ok(Some((Field::End, 2))),
+        ([], [b' ' | b'\t', ..]) => {
+            return Err(Refusal::bad("a header line begins with whitespace (obs-fold)"));
+        }
+        ([], [b':', ..]) => return Err(Refusal::bad("a header field has no name")),
+        ([_, ..], [b':', value @ ..]) => value,
+        ([_, ..], [b' ' | b'\t', ..]) => {
+            return Err(Refusal::bad("whitespace between a field name and its colon"));
+        }
+        _ => {
+            return Err(Refusal::bad(
+                "a byte that is not allowed in a field name or line end",
+            ));
+        }
+    };
+    let (value, end) = value.split_at_checked(value_run(value)).unwrap_or((value, &[]));
+    match end {
+        [] | [b'\r'] => Ok(None),
+        [b'\r', b'\n', ..] => Ok(Some((Field::Pair(name, value), name.len() + 1 + value.len() + 2))),
+        [b'\r', ..] => Err(Refusal::bad("a bare CR in a header line")),
+        [b'\n', ..] => Err(Refusal::bad("a header line ends in a bare LF")),
+        _ => Err(Refusal::bad("a control character in a field value")),
+    }
+}

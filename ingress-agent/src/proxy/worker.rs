@@ -1,0 +1,358 @@
+//! One worker: a thread with its own runtime, listening sockets, upstream connections and numbers. Nothing in here is shared but
+//! the live state, the limits and the order to drain.
+
+use std::cell::{Cell, RefCell};
+use std::collections::HashMap;
+use std::io;
+use std::net::{IpAddr, SocketAddr};
+use std::rc::Rc;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::{Duration, Instant, SystemTime};
+
+use arc_swap::ArcSwap;
+use foldhash::fast::RandomState;
+use ingress_core::filter::Forwarding;
+use ingress_core::reason::Reason;
+use tokio::net::TcpListener;
+use tokio::task::{JoinSet, spawn_local};
+
+use super::bell::Bell;
+use super::serve;
+use super::upstream::{IdleBudget, Settings, Upstreams};
+use super::wire;
+use crate::config::Config;
+use crate::drain::{Drain, Watcher};
+use crate::live::Live;
+use crate::telemetry::access_log::{self, AccessLog};
+use crate::telemetry::metrics::{self, Inbox, Shard};
+use crate::telemetry::record::{Listener, RequestRecord};
+
+/// Connections beyond the limits that are told so at the same time; the rest are just closed.
+const TURNED_AWAY_AT_ONCE: usize = 64;
+
+/// What all workers share.
+pub struct Shared {
+    pub config: Config,
+    pub live: Arc<ArcSwap<Live>>,
+    pub tls: Arc<rustls::ServerConfig>,
+    pub limits: Arc<wire::Limits>,
+    pub forwarding: Forwarding,
+    pub idle_budget: Arc<IdleBudget>,
+    pub series: metrics::collect::SharedSeries,
+    pub drain: Arc<Drain>,
+    /// Open client connections of the whole process.
+    pub connections: AtomicUsize,
+    /// Where clients reach us by HTTPS.
+    pub https_port: u16,
+    pub started: Instant,
+}
+
+/// What one worker is given at its start.
+pub struct Equipment {
+    pub shared: Arc<Shared>,
+    pub sockets: Vec<(Listener, std::net::TcpListener)>,
+    pub access_log: access_log::Sink,
+    pub inbox: Inbox,
+}
+
+/// The state that a worker's connections and requests share.
+pub(crate) struct Worker {
+    pub(crate) shared: Arc<Shared>,
+    pub(crate) upstreams: Upstreams,
+    pub(crate) shard: Rc<Shard>,
+    access_log: Rc<AccessLog>,
+    /// Rings when the order to drain has come: cheaper to listen to than the order itself, on every poll of every connection.
+    pub(crate) bell: Rc<Bell>,
+    wall_clock: Cell<(Instant, SystemTime)>,
+    random: RefCell<fastrand::Rng>,
+    open: Cell<usize>,
+    turned_away: Cell<usize>,
+    by_source: RefCell<HashMap<IpAddr, usize, RandomState>>,
+}
+
+/// Serves until drained. Returns when the last connection has ended.
+pub fn run(equipment: Equipment) -> io::Result<()> {
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .event_interval(31)
+        .build_local(tokio::runtime::LocalOptions::default())?;
+    runtime.block_on(serve_all(equipment))
+}
+
+async fn serve_all(equipment: Equipment) -> io::Result<()> {
+    let Equipment {
+        shared,
+        sockets,
+        access_log,
+        inbox,
+    } = equipment;
+    let upstream = &shared.config.upstream;
+    let settings = Settings {
+        idle_timeout: upstream.idle_timeout,
+        ..Settings::default()
+    };
+    let worker = Rc::new(Worker {
+        upstreams: Upstreams::new(settings, Arc::clone(&shared.idle_budget)),
+        shard: Shard::new(Arc::clone(&shared.series)),
+        shared,
+        access_log: access_log.worker(),
+        bell: Rc::default(),
+        wall_clock: Cell::new((Instant::now(), SystemTime::now())),
+        random: RefCell::new(fastrand::Rng::new()),
+        open: Cell::new(0),
+        turned_away: Cell::new(0),
+        by_source: RefCell::default(),
+    });
+    let upstreams = worker.upstreams.clone();
+    spawn_local(inbox.serve(Rc::clone(&worker.shard), move || pool_numbers(&upstreams)));
+    spawn_local(AccessLog::keep_flushing(Rc::downgrade(&worker.access_log)));
+    let mut accepting = JoinSet::new();
+    for (listener, socket) in sockets {
+        socket.set_nonblocking(true)?;
+        let socket = TcpListener::from_std(socket)?;
+        accepting.spawn_local(accept(Rc::clone(&worker), listener, socket));
+    }
+    let drained = async {
+        while let Some(ended) = accepting.join_next().await {
+            // A panic in one accept loop must not pass for a drain, nor go unseen while the others run.
+            ended.map_err(io::Error::other)??;
+        }
+        while worker.open.get() > 0 {
+            tokio::time::sleep(LOOK_AGAIN).await;
+        }
+        Ok(())
+    };
+    let ringer = Rc::clone(&worker);
+    spawn_local(async move {
+        ringer.drain_watcher().ordered().await;
+        ringer.bell.ring();
+    });
+    let mut drain = worker.drain_watcher();
+    tokio::select! {
+        ended = drained => ended,
+        () = drain.cut() => Ok(()),
+    }
+}
+
+fn pool_numbers(upstreams: &Upstreams) -> metrics::UpstreamPool {
+    let stats = upstreams.stats();
+    metrics::UpstreamPool {
+        created: stats.created,
+        reused: stats.reused,
+        idle: u64::try_from(stats.idle).unwrap_or(u64::MAX),
+    }
+}
+
+/// Accepts until the order to drain, and beyond it for as long as there is something to finish anyway (but not for more than half of
+/// `drain-timeout`): whoever still comes here is answered. At the end takes what the kernel has already queued.
+async fn accept(worker: Rc<Worker>, listener: Listener, socket: TcpListener) -> io::Result<()> {
+    let mut drain = worker.drain_watcher();
+    loop {
+        tokio::select! {
+            biased;
+            () = drain.ordered() => break,
+            accepted = socket.accept() => worker.accepted(listener, accepted).await,
+        }
+    }
+    let last_call = tokio::time::sleep(worker.shared.config.drain_timeout / 2);
+    let mut last_call = std::pin::pin!(last_call);
+    while worker.open.get() > 0 {
+        tokio::select! {
+            biased;
+            () = last_call.as_mut() => break,
+            accepted = socket.accept() => worker.accepted(listener, accepted).await,
+            () = tokio::time::sleep(LOOK_AGAIN) => {}
+        }
+    }
+    // Straight from the kernel: the reactor may not have heard of them yet.
+    let socket = socket.into_std()?;
+    while let Ok((stream, peer)) = socket.accept() {
+        stream.set_nonblocking(true)?;
+        worker.take(listener, tokio::net::TcpStream::from_std(stream)?, peer);
+    }
+    Ok(())
+}
+
+/// While draining, between two looks at whether all is done.
+const LOOK_AGAIN: Duration = Duration::from_millis(5);
+
+/// A connection that was reset in the queue costs nothing; running out of descriptors or memory is waited out.
+async fn accept_failed(error: &io::Error) {
+    let transient = matches!(
+        error.kind(),
+        io::ErrorKind::ConnectionAborted | io::ErrorKind::ConnectionReset | io::ErrorKind::Interrupted
+    );
+    if !transient {
+        tracing::error!(%error, "accepting connections fails; trying again in 50 ms");
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+}
+
+impl Worker {
+    async fn accepted(
+        self: &Rc<Self>,
+        listener: Listener,
+        accepted: io::Result<(tokio::net::TcpStream, SocketAddr)>,
+    ) {
+        match accepted {
+            Ok((stream, peer)) => self.take(listener, stream, peer),
+            Err(error) => accept_failed(&error).await,
+        }
+    }
+
+    fn take(self: &Rc<Self>, listener: Listener, stream: tokio::net::TcpStream, peer: SocketAddr) {
+        match ConnectionSlot::take(self, peer.ip().to_canonical()) {
+            Ok(slot) => {
+                let counted = self.shard.connection(listener);
+                let accepted = serve::Accepted {
+                    listener,
+                    stream,
+                    counted,
+                    slot,
+                };
+                spawn_local(serve::connection(Rc::clone(self), accepted));
+            }
+            Err(refusal) => {
+                self.shard.refused(refusal);
+                // TLS would cost a handshake, which is what there is too much of already.
+                if listener == Listener::Http {
+                    self.turn_away(stream, refusal);
+                }
+            }
+        }
+    }
+
+    /// Says why, to as many at a time as cost next to nothing.
+    fn turn_away(self: &Rc<Self>, mut stream: tokio::net::TcpStream, refusal: metrics::Refusal) {
+        if self.turned_away.get() >= TURNED_AWAY_AT_ONCE {
+            return;
+        }
+        self.turned_away.set(self.turned_away.get() + 1);
+        let reason = match refusal {
+            metrics::Refusal::Limit => Reason::Overloaded,
+            metrics::Refusal::SourceLimit => Reason::RateLimited,
+        };
+        let refusal = wire::Refusal::new(reason, "too many connections");
+        let answer = wire::last_answer(refusal, self.limits());
+        let worker = Rc::clone(self);
+        spawn_local(async move {
+            serve::last_words(&mut stream, &answer).await;
+            worker.turned_away.set(worker.turned_away.get().saturating_sub(1));
+        });
+    }
+
+    /// Whether this is a load balancer in front of us (`trusted-proxies`).
+    pub(crate) fn trusts(&self, peer: IpAddr) -> bool {
+        let trusted = &self.shared.config.trusted_proxies;
+        trusted.iter().any(|network| network.contains(&peer))
+    }
+
+    pub(crate) fn limits(&self) -> &Arc<wire::Limits> {
+        &self.shared.limits
+    }
+
+    pub(crate) fn drain_watcher(&self) -> Watcher {
+        self.shared.drain.watcher()
+    }
+
+    /// Time since the process started: what the balancer counts in.
+    pub(crate) fn now(&self) -> Duration {
+        self.shared.started.elapsed()
+    }
+
+    pub(crate) fn since_start(&self, moment: Instant) -> Duration {
+        moment.saturating_duration_since(self.shared.started)
+    }
+
+    /// What the clock on the wall said at a moment: asked once a second, and reckoned in between.
+    pub(crate) fn wall_clock(&self, moment: Instant) -> SystemTime {
+        let (mut read_at, mut wall) = self.wall_clock.get();
+        if moment.saturating_duration_since(read_at) > Duration::from_secs(1) {
+            (read_at, wall) = (Instant::now(), SystemTime::now());
+            self.wall_clock.set((read_at, wall));
+        }
+        match moment.checked_duration_since(read_at) {
+            Some(later) => wall + later,
+            None => wall - read_at.saturating_duration_since(moment),
+        }
+    }
+
+    pub(crate) fn random(&self) -> u64 {
+        self.random.borrow_mut().u64(..)
+    }
+
+    /// The end of a request: numbers and log.
+    pub(crate) fn finished(&self, record: &RequestRecord<'_>) {
+        self.shard.record(record);
+        self.access_log.log(record);
+    }
+}
+
+/// A connection's place within the limits; given back when dropped.
+pub(crate) struct ConnectionSlot {
+    worker: Rc<Worker>,
+    /// `None` for a trusted proxy, whose connections are many clients'.
+    source: Option<IpAddr>,
+}
+
+impl ConnectionSlot {
+    fn take(worker: &Rc<Worker>, peer: IpAddr) -> Result<Self, metrics::Refusal> {
+        let mut slot = Self {
+            worker: Rc::clone(worker),
+            source: None,
+        };
+        let open = &worker.shared.connections;
+        worker.open.set(worker.open.get() + 1);
+        if open.fetch_add(1, Ordering::Relaxed) >= worker.shared.config.limits.max_connections {
+            return Err(metrics::Refusal::Limit);
+        }
+        slot.count_for(peer)?;
+        Ok(slot)
+    }
+
+    /// From now on the connection counts as this address's: the peer's, then the client's that a PROXY header names.
+    pub(crate) fn count_for(&mut self, source: IpAddr) -> Result<(), metrics::Refusal> {
+        let worker = Rc::clone(&self.worker);
+        if self.source == Some(source) || worker.trusts(source) {
+            return Ok(());
+        }
+        let limits = &worker.shared.config.limits;
+        // Sources spread over the workers by their port, so each worker watches its share.
+        let per_source = limits
+            .max_connections_per_source
+            .div_ceil(worker.shared.config.workers);
+        let mut by_source = worker.by_source.borrow_mut();
+        let held = by_source.entry(source).or_insert(0);
+        if *held >= per_source {
+            return Err(metrics::Refusal::SourceLimit);
+        }
+        *held += 1;
+        drop(by_source);
+        self.uncount();
+        self.source = Some(source);
+        Ok(())
+    }
+
+    fn uncount(&mut self) {
+        let Some(source) = self.source.take() else {
+            return;
+        };
+        let mut by_source = self.worker.by_source.borrow_mut();
+        if let Some(held) = by_source.get_mut(&source) {
+            *held = held.saturating_sub(1);
+            if *held == 0 {
+                by_source.remove(&source);
+            }
+        }
+    }
+}
+
+impl Drop for ConnectionSlot {
+    fn drop(&mut self) {
+        self.uncount();
+        let worker = &self.worker;
+        worker.open.set(worker.open.get().saturating_sub(1));
+        worker.shared.connections.fetch_sub(1, Ordering::Relaxed);
+    }
+}

@@ -1,0 +1,5 @@
+//! Where objects come from. Every source yields the same [`crate::objects::SourceState`].
+
+mod admission;
+pub mod dir;
+mod manifest;

@@ -1,0 +1,26 @@
+//! The pure middle of ingress-agent.
+//!
+//! Everything here is a function of its arguments: no sockets, no clock, no environment, no async.
+//! Time and randomness come in as arguments; problems go out as [`diagnostic::Diagnostic`] values.
+//!
+//! ```text
+//! Resources ──compile──▶ Snapshot ──find──▶ Matched ──pick──▶ Endpoint
+//!     ▲                     │
+//! translate (agent)         └─ explain: the same match, told step by step
+//! ```
+#![forbid(unsafe_code)]
+
+pub mod balance;
+pub mod compile;
+pub mod diagnostic;
+pub mod explain;
+pub mod filter;
+#[cfg(test)]
+mod fixture;
+pub mod host;
+pub mod matching;
+pub mod name;
+pub mod path;
+pub mod reason;
+pub mod resource;
+pub mod snapshot;

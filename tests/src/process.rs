@@ -1,0 +1,181 @@
+//! The agent as a process: for what only shows there, such as its output and what signals do.
+
+use std::io::{BufRead, BufReader, Read};
+use std::net::SocketAddr;
+use std::path::Path;
+use std::process::{Child, ChildStdout, Command, Stdio};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, bail};
+use serde_json::Value;
+
+const DEADLINE: Duration = Duration::from_secs(20);
+
+/// A running process of the agent with its output so far; killed when dropped.
+#[derive(Debug)]
+pub struct AgentProcess {
+    pub http: SocketAddr,
+    pub admin: SocketAddr,
+    child: Child,
+    /// Standard output while nobody reads it.
+    unread: Option<ChildStdout>,
+    output: Lines,
+    log: Lines,
+}
+
+impl AgentProcess {
+    /// Starts `program run` on these manifests, on ports that the kernel chooses, with its logs as JSON.
+    pub fn start(program: &str, manifests: &Path, flags: &[&str]) -> anyhow::Result<Self> {
+        let mut started = Self::start_unread(program, manifests, flags)?;
+        started.read_output();
+        Ok(started)
+    }
+
+    /// The same, and nobody reads its access log until [`Self::read_output`]: a pipe that fills.
+    pub fn start_unread(program: &str, manifests: &Path, flags: &[&str]) -> anyhow::Result<Self> {
+        let mut child = Command::new(program)
+            .args(["run", "--http", "127.0.0.1:0", "--https", "127.0.0.1:0"])
+            .args(["--admin", "127.0.0.1:0", "--workers", "2", "--log-format", "json"])
+            .arg("--manifests")
+            .arg(manifests)
+            .args(flags)
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .spawn()
+            .with_context(|| format!("starting {program}"))?;
+        let unread = Some(child.stdout.take().context("no output")?);
+        let log = Lines::of(child.stderr.take().context("no log")?);
+        let mut started = Self {
+            http: SocketAddr::from(([127, 0, 0, 1], 0)),
+            admin: SocketAddr::from(([127, 0, 0, 1], 0)),
+            child,
+            unread,
+            output: Lines::default(),
+            log,
+        };
+        let serving = started.log_line("that it serves", |line| line["message"] == "serving")?;
+        let address = |listener: &str| {
+            let text = serving[listener].as_str().unwrap_or_default();
+            let parsed: Result<SocketAddr, _> = text.parse();
+            parsed.with_context(|| format!("address {text:?} in {serving}"))
+        };
+        (started.http, started.admin) = (address("http")?, address("admin")?);
+        Ok(started)
+    }
+
+    /// From now on its standard output is read.
+    pub fn read_output(&mut self) {
+        if let Some(output) = self.unread.take() {
+            self.output = Lines::of(output);
+        }
+    }
+
+    /// The first line of the agent's own log that is wanted.
+    pub fn log_line(&self, what: &str, wanted: impl Fn(&Value) -> bool) -> anyhow::Result<Value> {
+        self.log.wait_for(what, wanted)
+    }
+
+    /// All lines of the agent's own log so far that are wanted.
+    pub fn log_lines(&self, wanted: impl Fn(&Value) -> bool) -> Vec<Value> {
+        self.log.all().into_iter().filter(|line| wanted(line)).collect()
+    }
+
+    /// The first line of the access log that is wanted.
+    pub fn access_log_line(&self, what: &str, wanted: impl Fn(&Value) -> bool) -> anyhow::Result<Value> {
+        self.output.wait_for(what, wanted)
+    }
+
+    /// Ends the process; all lines of its access log.
+    pub fn end(mut self) -> anyhow::Result<Vec<Value>> {
+        self.read_output();
+        self.terminate()?;
+        self.wait()?;
+        self.output.to_the_end()
+    }
+
+    /// Asks the process to end, as Kubernetes does.
+    pub fn terminate(&self) -> anyhow::Result<()> {
+        let sent = Command::new("kill").arg(self.child.id().to_string()).status()?;
+        anyhow::ensure!(sent.success(), "kill failed");
+        Ok(())
+    }
+
+    /// Waits for the end; the exit code.
+    pub fn wait(&mut self) -> anyhow::Result<Option<i32>> {
+        let until = Instant::now() + DEADLINE;
+        loop {
+            if let Some(status) = self.child.try_wait()? {
+                return Ok(status.code());
+            }
+            if Instant::now() > until {
+                bail!("the process did not end within {DEADLINE:?}");
+            }
+            std::thread::sleep(Duration::from_millis(10));
+        }
+    }
+}
+
+impl Drop for AgentProcess {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+/// The lines of a stream, read on a thread of its own so that the writer never waits.
+#[derive(Clone, Debug, Default)]
+struct Lines {
+    so_far: Arc<Mutex<Vec<String>>>,
+    ended: Arc<AtomicBool>,
+}
+
+impl Lines {
+    fn of(stream: impl Read + Send + 'static) -> Self {
+        let lines = Self::default();
+        let kept = lines.clone();
+        std::thread::spawn(move || {
+            for line in BufReader::new(stream).lines().map_while(Result::ok) {
+                kept.so_far
+                    .lock()
+                    .unwrap_or_else(PoisonError::into_inner)
+                    .push(line);
+            }
+            kept.ended.store(true, Ordering::Release);
+        });
+        lines
+    }
+
+    /// What is no JSON comes as a string.
+    fn all(&self) -> Vec<Value> {
+        let lines = self.so_far.lock().unwrap_or_else(PoisonError::into_inner);
+        let parse = |line: &String| serde_json::from_str(line).unwrap_or_else(|_| Value::from(line.as_str()));
+        lines.iter().map(parse).collect()
+    }
+
+    fn to_the_end(&self) -> anyhow::Result<Vec<Value>> {
+        let until = Instant::now() + DEADLINE;
+        while !self.ended.load(Ordering::Acquire) {
+            if Instant::now() > until {
+                bail!("the output did not end within {DEADLINE:?}");
+            }
+            std::thread::sleep(Duration::from_millis(10));
+        }
+        Ok(self.all())
+    }
+
+    fn wait_for(&self, what: &str, wanted: impl Fn(&Value) -> bool) -> anyhow::Result<Value> {
+        let until = Instant::now() + DEADLINE;
+        loop {
+            let all = self.all();
+            if let Some(line) = all.iter().find(|line| wanted(line)) {
+                return Ok(line.clone());
+            }
+            if Instant::now() > until {
+                bail!("no line says {what}; there is: {all:#?}");
+            }
+            std::thread::sleep(Duration::from_millis(10));
+        }
+    }
+}

@@ -1,0 +1,58 @@
+//! Every command of this repository. One file per task; nothing here is part of the product.
+
+mod bench;
+mod certificates;
+mod demo;
+mod deny;
+mod guard;
+mod interrupt;
+mod promises;
+mod test;
+mod tidy;
+mod workspace;
+
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
+
+#[derive(Parser)]
+#[command(name = "cargo xtask", about = "The commands of this repository")]
+struct Cli {
+    #[command(subcommand)]
+    task: Task,
+}
+
+#[derive(Subcommand)]
+enum Task {
+    /// Build and start the agent on loopback with the examples of docs/examples and real backends.
+    Demo(demo::Options),
+    /// Everything that has to hold: formatting, lints, dependencies, house rules, every test, the demo, the promises.
+    Test(test::Options),
+    /// What is promised, what shows it, and what is left.
+    Promises,
+    /// The house rules that no lint checks.
+    Tidy,
+    /// CPU a request, throughput, latency and memory beside nginx and HAProxy.
+    Bench(bench::Options),
+    /// Runs a program until standard input closes, so that it cannot outlive who started it.
+    #[command(hide = true)]
+    Guard(guard::Options),
+}
+
+fn main() -> ExitCode {
+    run(Cli::parse().task).unwrap_or_else(|error| {
+        eprintln!("error: {error:#}");
+        ExitCode::FAILURE
+    })
+}
+
+fn run(task: Task) -> anyhow::Result<ExitCode> {
+    match task {
+        Task::Demo(options) => demo::run(&options),
+        Task::Test(options) => test::run(&options),
+        Task::Promises => promises::print(),
+        Task::Tidy => tidy::print(),
+        Task::Bench(options) => bench::run(&options),
+        Task::Guard(options) => guard::run(&options),
+    }
+}
