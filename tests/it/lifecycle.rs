@@ -20,7 +20,7 @@ fn manifests(backend: std::net::SocketAddr) -> std::io::Result<Manifests> {
 }
 
 fn read_head(client: &mut RawClient) -> String {
-    let head = client.read_until(HEAD_END).unwrap_or_default();
+    let head = client.read_until(HEAD_END).unwrap();
     String::from_utf8_lossy(&head).to_ascii_lowercase()
 }
 
@@ -217,7 +217,7 @@ fn the_metrics_tell_of_connections_to_backends() {
     for _ in 0..2 {
         assert_eq!(agent.get("http://web.example.test/").unwrap().status, 200);
     }
-    let page = agent.admin("/metrics").unwrap().text();
+    let page = agent.metrics().unwrap();
     for line in [
         "ingress_agent_upstream_connections_created_total 1",
         "ingress_agent_upstream_connections_reused_total 1",
@@ -254,7 +254,7 @@ fn a_body_that_breaks_the_protocol_is_one_answer_in_the_metrics_and_not_two() {
     };
     let until = Instant::now() + DEADLINE;
     let page = loop {
-        let page = agent.admin("/metrics").unwrap().text();
+        let page = agent.metrics().unwrap();
         if closed(&page) {
             break page;
         }

@@ -98,7 +98,7 @@ impl Site {
 
     /// The sum of the samples whose line contains `label`.
     pub(crate) fn metric_where(&self, name: &str, label: &str) -> f64 {
-        let page = self.agent.admin("/metrics").unwrap().text();
+        let page = self.agent.metrics().unwrap();
         page.lines()
             .filter(|line| line.split(['{', ' ']).next() == Some(name) && line.contains(label))
             .filter_map(|line| line.rsplit(' ').next()?.parse::<f64>().ok())

@@ -14,7 +14,8 @@ use ingress_agent::config::Config;
 use crate::client::{Answer, Request};
 use crate::manifests::Manifests;
 
-const READY_WITHIN: Duration = Duration::from_secs(20);
+/// Long enough for a machine that is ten times slower than it should be; reached only by a failing test.
+const READY_WITHIN: Duration = Duration::from_secs(90);
 /// Between two looks at something that has no event to wait for.
 const LOOK_AGAIN: Duration = Duration::from_millis(20);
 
@@ -109,9 +110,24 @@ impl TestAgent {
         Ok(page.iter().map(one).collect())
     }
 
+    /// `/metrics` with the numbers of every worker: a page goes out without those of a worker that says nothing for a second.
+    pub fn metrics(&self) -> anyhow::Result<String> {
+        let until = Instant::now() + READY_WITHIN;
+        let is_stalled = |line: &str| line.starts_with("ingress_agent_worker_stalled{") && line.ends_with(" 1");
+        loop {
+            let page = self.admin("/metrics")?.text();
+            if !page.lines().any(is_stalled) {
+                return Ok(page);
+            }
+            if Instant::now() > until {
+                bail!("a worker says nothing:\n{page}");
+            }
+        }
+    }
+
     /// The sum of a metric's samples whose labels contain all of these, each as `name="value"`.
     pub fn metric(&self, name: &str, labels: &[&str]) -> anyhow::Result<f64> {
-        let page = self.admin("/metrics")?.text();
+        let page = self.metrics()?;
         let mut sum = 0.0;
         for line in page.lines().filter(|line| !line.starts_with('#')) {
             let (series, value) = line.rsplit_once(' ').unwrap_or_default();

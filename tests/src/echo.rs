@@ -22,6 +22,7 @@ use tokio::sync::oneshot;
 use tokio_rustls::TlsAcceptor;
 
 use crate::certs::Leaf;
+use crate::gate::Gate;
 use crate::websocket;
 
 /// A running echo backend on a thread of its own; dropping it closes its listener and connections.
@@ -51,7 +52,19 @@ impl Echo {
 
     /// On 127.0.0.1, and every answer of it takes this long.
     pub fn start_slow(name: &str, delay: Duration) -> anyhow::Result<Self> {
-        let kind = Kind { tls: None, delay };
+        let kind = Kind {
+            delay,
+            ..Kind::default()
+        };
+        Self::launch(name, (IpAddr::V4(Ipv4Addr::LOCALHOST), 0).into(), kind)
+    }
+
+    /// On 127.0.0.1, and every answer of it waits until the gate is open.
+    pub fn start_behind(name: &str, gate: &Gate) -> anyhow::Result<Self> {
+        let kind = Kind {
+            gate: Some(gate.clone()),
+            ..Kind::default()
+        };
         Self::launch(name, (IpAddr::V4(Ipv4Addr::LOCALHOST), 0).into(), kind)
     }
 
@@ -59,7 +72,7 @@ impl Echo {
     pub fn start_tls(name: &str, leaf: &Leaf) -> anyhow::Result<Self> {
         let kind = Kind {
             tls: Some(tls_acceptor(leaf)?),
-            delay: Duration::ZERO,
+            ..Kind::default()
         };
         Self::launch(name, (IpAddr::V4(Ipv4Addr::LOCALHOST), 0).into(), kind)
     }
@@ -116,6 +129,7 @@ struct Backend {
 struct Kind {
     tls: Option<TlsAcceptor>,
     delay: Duration,
+    gate: Option<Gate>,
 }
 
 fn tls_acceptor(leaf: &Leaf) -> anyhow::Result<TlsAcceptor> {
@@ -215,6 +229,9 @@ async fn answer(backend: &Backend, request: Request<Incoming>) -> Reply {
         description.insert("trailers".into(), header_values(&trailers));
     }
     tokio::time::sleep(wish.delay + backend.kind.delay).await;
+    if let Some(gate) = &backend.kind.gate {
+        gate.passed().await;
+    }
     if is_grpc {
         return grpc_echo(&backend.name, body);
     }

@@ -3,13 +3,19 @@
 //! Every wait has a deadline: a test that would hang fails instead, saying what had arrived.
 
 use std::io::{self, Read, Write};
-use std::net::{SocketAddr, TcpListener, TcpStream};
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-/// Long enough for a busy machine; reached only by a failing test.
-pub const DEADLINE: Duration = Duration::from_secs(10);
+use socket2::{Domain, Socket, Type};
+
+use crate::gate::Gate;
+
+/// Long enough for a machine that is ten times slower than it should be; reached only by a failing test.
+pub const DEADLINE: Duration = Duration::from_secs(60);
+/// Of what had arrived, as much as a failing test shows.
+const SHOWN_BYTES: usize = 2000;
 /// No backend or client here keeps more than this.
 const MAX_BYTES: usize = 64 << 20;
 
@@ -27,6 +33,8 @@ pub enum Step {
     Expect(Vec<u8>),
     Send(Vec<u8>),
     Wait(Duration),
+    /// Waits until the test opens the gate: for an order of events that no sleep can promise.
+    Until(Gate),
     /// Ends the sending side; still reads.
     HalfClose,
     /// Closes at once: a reset when unread bytes are left.
@@ -38,6 +46,8 @@ pub enum Step {
 #[derive(Debug, Default)]
 struct Record {
     connections: Mutex<Vec<Vec<u8>>>,
+    /// Connections that the peer has ended, or that this side has.
+    ended: AtomicUsize,
     changed: Condvar,
     stopped: AtomicBool,
 }
@@ -73,6 +83,11 @@ impl RawBackend {
 
     pub fn connections(&self) -> usize {
         self.record.lock().len()
+    }
+
+    /// Connections that are over, whoever ended them.
+    pub fn ended(&self) -> usize {
+        self.record.ended.load(Ordering::Acquire)
     }
 
     /// Waits until `enough` says so of what has arrived; gives that, or what there was at the deadline as the error.
@@ -140,6 +155,7 @@ fn accept(listener: &TcpListener, record: &Arc<Record>, script: &[Step]) {
             let index = record.open();
             // How the connection ended shows in what the client got.
             let _ = play(stream, &record, index, &script);
+            record.ended.fetch_add(1, Ordering::Release);
         });
         if spawned.is_err() {
             return;
@@ -158,6 +174,7 @@ fn play(mut stream: TcpStream, record: &Record, index: usize, script: &[Step]) -
             }
             Step::Send(bytes) => stream.write_all(bytes)?,
             Step::Wait(time) => std::thread::sleep(*time),
+            Step::Until(gate) => gate.wait(),
             Step::HalfClose => stream.shutdown(std::net::Shutdown::Write)?,
             Step::Close => return Ok(()),
             Step::Reset => return reset(&stream),
@@ -237,9 +254,9 @@ impl RawClient {
             }
             seen = (self.received.len() + 1).saturating_sub(wanted.len()).max(seen);
             if !self.read_once(until)? {
-                let text = String::from_utf8_lossy(&self.received).into_owned();
                 return Err(io::Error::other(format!(
-                    "closed before what was wanted; got {text:?}"
+                    "closed before what was wanted; got {}",
+                    shown(&self.received)
                 )));
             }
         }
@@ -261,10 +278,9 @@ impl RawClient {
     fn read_once(&mut self, until: Instant) -> io::Result<bool> {
         let left = until.saturating_duration_since(Instant::now());
         if left.is_zero() || self.received.len() > MAX_BYTES {
-            let text = String::from_utf8_lossy(&self.received).into_owned();
             return Err(io::Error::new(
                 io::ErrorKind::TimedOut,
-                format!("gave up; got {text:?}"),
+                format!("gave up; got {}", shown(&self.received)),
             ));
         }
         self.stream.set_read_timeout(Some(left))?;
@@ -286,6 +302,39 @@ pub fn exchange(address: SocketAddr, bytes: impl AsRef<[u8]>) -> io::Result<Stri
     let mut client = RawClient::connect(address)?;
     client.send(bytes)?;
     Ok(String::from_utf8_lossy(&client.read_to_end()?).into_owned())
+}
+
+/// An address of 127.0.0.1 at which nobody listens, and at which nobody else can begin to as long as this is held.
+///
+/// The port of a listener that was closed would do only until the kernel gives it to another test.
+#[derive(Debug)]
+pub struct Refusing {
+    address: SocketAddr,
+    _bound: Socket,
+}
+
+impl Refusing {
+    pub fn new() -> io::Result<Self> {
+        let bound = Socket::new(Domain::IPV4, Type::STREAM, None)?;
+        bound.bind(&SocketAddr::from((Ipv4Addr::LOCALHOST, 0)).into())?;
+        let address = bound.local_addr()?.as_socket();
+        let address = address.ok_or_else(|| io::Error::other("bound to no IP address"))?;
+        Ok(Self {
+            address,
+            _bound: bound,
+        })
+    }
+
+    pub fn address(&self) -> SocketAddr {
+        self.address
+    }
+}
+
+/// How much there is, and the last of it.
+fn shown(bytes: &[u8]) -> String {
+    let last = bytes.get(bytes.len().saturating_sub(SHOWN_BYTES)..);
+    let text = String::from_utf8_lossy(last.unwrap_or_default());
+    format!("{} bytes, the last of them {text:?}", bytes.len())
 }
 
 /// The close that follows sends RST: nothing may linger.
@@ -316,6 +365,15 @@ mod tests {
         let answer = exchange(backend.address(), "GET / HTTP/1.1\r\n\r\n").unwrap();
         assert_eq!(answer, "HTTP/1.1 204 No Content\r\n\r\n");
         assert_eq!(backend.received(), [b"GET / HTTP/1.1\r\n\r\n".to_vec()]);
+    }
+
+    #[test]
+    fn an_address_that_refuses_is_nobody_elses() {
+        let refusing = Refusing::new().unwrap();
+        let refused = TcpStream::connect(refusing.address()).unwrap_err();
+        assert_eq!(refused.kind(), io::ErrorKind::ConnectionRefused);
+        let taken = TcpListener::bind(refusing.address()).unwrap_err();
+        assert_eq!(taken.kind(), io::ErrorKind::AddrInUse);
     }
 
     #[test]
