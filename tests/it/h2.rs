@@ -2,6 +2,7 @@
 
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
 
+use std::thread;
 use std::time::Duration;
 
 use ingress_tests::raw::{RawBackend, Step};
@@ -236,11 +237,22 @@ fn malformed_h2_requests_never_reach_the_backend() {
 #[test]
 fn an_h2_body_that_is_not_as_long_as_it_says_never_becomes_a_whole_request() {
     let (backend, site) = site();
-    for (length, data) in [("5", "123"), ("3", "12345"), ("0", "1")] {
+    let cases: [(&str, &[&str]); 4] = [
+        ("5", &["123"]),
+        ("3", &["12345"]),
+        ("3", &["123", "45"]),
+        ("0", &["1"]),
+    ];
+    for (length, data) in cases {
         let mut client = H2Client::open(site.agent.http);
         let head = request("POST", "/", &[("content-length", length)]);
         client.send(HEADERS, END_HEADERS, 1, head).unwrap();
-        client.send(DATA, END_STREAM, 1, data).unwrap();
+        for (index, frame) in data.iter().enumerate() {
+            // Time enough for whoever takes the length for the end.
+            thread::sleep(Duration::from_millis(30));
+            let flags = if index + 1 == data.len() { END_STREAM } else { 0 };
+            client.send(DATA, flags, 1, *frame).unwrap();
+        }
         let outcome = client.outcome(1);
         let refused = matches!(outcome, Some(Outcome::Status(400) | Outcome::Reset(_)));
         assert!(refused, "{length} for {data:?}: {outcome:?}");

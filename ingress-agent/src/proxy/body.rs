@@ -3,6 +3,7 @@
 //! Knows hyper's server body and [`UpstreamBody`]; knows nothing of routes or connections.
 
 use std::cell::Cell;
+use std::future::poll_fn;
 use std::mem;
 use std::pin::Pin;
 use std::rc::Rc;
@@ -28,6 +29,10 @@ struct ClientBody {
     source: Source,
     /// A chunk that was taken and given back; it comes first.
     returned: Option<Bytes>,
+    /// The chunk that completes the announced length, until the client has ended its stream.
+    held: Option<Bytes>,
+    /// What came behind the chunk that was held.
+    trailers: Option<HeaderMap>,
     touched: bool,
     limit: Option<u64>,
     received: u64,
@@ -56,10 +61,36 @@ pub(crate) type FrameSender = tokio::sync::mpsc::UnboundedSender<Result<Frame<By
 enum Source {
     Client(Incoming),
     #[cfg(test)]
-    Script(
-        tokio::sync::mpsc::UnboundedReceiver<Result<Frame<Bytes>, ProxyError>>,
-        Option<u64>,
-    ),
+    Script(Script),
+}
+
+/// What the test sends, and the part of the announced length that it has not sent yet. As in HTTP/1 the length is the end, unless it
+/// stands for a stream that has an end of its own.
+#[cfg(test)]
+struct Script {
+    frames: tokio::sync::mpsc::UnboundedReceiver<Result<Frame<Bytes>, ProxyError>>,
+    left: Option<u64>,
+    stream: bool,
+}
+
+#[cfg(test)]
+impl Script {
+    fn poll_frame(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, ProxyError>>> {
+        let polled = self.frames.poll_recv(cx);
+        if let (Poll::Ready(Some(Ok(frame))), Some(left)) = (&polled, &mut self.left) {
+            let length = frame.data_ref().map_or(0, |data| data.len() as u64);
+            *left = left.saturating_sub(length);
+        }
+        polled
+    }
+
+    fn has_ended(&self) -> bool {
+        if self.stream {
+            self.frames.is_closed() && self.frames.is_empty()
+        } else {
+            self.left == Some(0)
+        }
+    }
 }
 
 impl RequestBody {
@@ -81,13 +112,32 @@ impl RequestBody {
     #[cfg(test)]
     pub(crate) fn script(length: Option<u64>, limit: Option<u64>) -> (FrameSender, Self) {
         let (sender, frames) = tokio::sync::mpsc::unbounded_channel();
-        (sender, Self::from_source(Source::Script(frames, length), limit))
+        let script = Script {
+            frames,
+            left: length,
+            stream: false,
+        };
+        (sender, Self::from_source(Source::Script(script), limit))
+    }
+
+    /// The same, with an end of its own, as in HTTP/2: when the sender is dropped.
+    #[cfg(test)]
+    fn script_of_a_stream(length: u64) -> (FrameSender, Self) {
+        let (sender, frames) = tokio::sync::mpsc::unbounded_channel();
+        let script = Script {
+            frames,
+            left: Some(length),
+            stream: true,
+        };
+        (sender, Self::from_source(Source::Script(script), None))
     }
 
     fn from_source(source: Source, limit: Option<u64>) -> Self {
         Self(Some(Box::new(ClientBody {
             source,
             returned: None,
+            held: None,
+            trailers: None,
             touched: false,
             limit,
             received: 0,
@@ -118,6 +168,23 @@ impl RequestBody {
                 limit,
                 timer: Timer::default(),
             });
+        }
+    }
+
+    /// Whether nothing was announced, and the client can still break that word: over HTTP/2 it has not ended its stream yet.
+    pub fn may_belie_its_emptiness(&self) -> bool {
+        self.0.as_ref().is_some_and(|body| {
+            !body.source.has_ended() && body.source.left() == Some(0) && body.returned.is_none()
+        })
+    }
+
+    /// Waits for the end of a body that was announced as empty.
+    pub async fn ended(&mut self) -> Result<(), ProxyError> {
+        match poll_fn(|cx| Pin::new(&mut *self).poll_frame(cx)).await {
+            None => Ok(()),
+            Some(Ok(frame)) if frame.is_trailers() => Ok(()),
+            Some(Ok(_)) => Err(ProxyError::BadRequest("a body where none was announced")),
+            Some(Err(error)) => Err(error),
         }
     }
 
@@ -153,6 +220,55 @@ impl ClientBody {
         }
     }
 
+    /// A body that is too long or too short for its Content-Length is malformed (RFC 9113, 8.1.1), and must not become a whole request at a
+    /// backend: the chunk that completes it waits for the end of the stream. (In HTTP/1 the length is the end.)
+    fn poll_whole(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, ProxyError>>> {
+        loop {
+            let Poll::Ready(frame) = self.source.poll_frame(cx) else {
+                return self.poll_gap(cx);
+            };
+            if let Some(gap) = &mut self.gap {
+                gap.timer.progress();
+            }
+            let frame = match frame {
+                Some(Ok(frame)) => frame,
+                Some(Err(error)) => return Poll::Ready(Some(Err(error))),
+                None => return Poll::Ready(self.held.take().map(|data| Ok(Frame::data(data)))),
+            };
+            let data = match frame.into_data() {
+                Ok(data) => data,
+                Err(frame) => return Poll::Ready(Some(self.trailers(frame))),
+            };
+            if let Err(error) = self.count(&data) {
+                return Poll::Ready(Some(Err(error)));
+            }
+            let completes = self.source.left() == Some(0) && !self.source.has_ended();
+            match &self.held {
+                Some(_) if data.is_empty() => {}
+                Some(_) => {
+                    return Poll::Ready(Some(Err(ProxyError::BadRequest(
+                        "a body longer than its Content-Length",
+                    ))));
+                }
+                None if completes && !data.is_empty() => self.held = Some(data),
+                None => return Poll::Ready(Some(Ok(Frame::data(data)))),
+            }
+        }
+    }
+
+    fn trailers(&mut self, frame: Frame<Bytes>) -> Result<Frame<Bytes>, ProxyError> {
+        if frame.trailers_ref().is_some_and(has_forbidden) {
+            return Err(ProxyError::BadRequest("a field that may not be a trailer"));
+        }
+        match self.held.take() {
+            Some(data) => {
+                self.trailers = frame.into_trailers().ok();
+                Ok(Frame::data(data))
+            }
+            None => Ok(frame),
+        }
+    }
+
     /// Nothing is there: waits, unless that has taken too long. Costs a timer only here.
     fn poll_gap(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, ProxyError>>> {
         let answered = self.progress.as_ref().is_some_and(|p| p.answered.get());
@@ -181,61 +297,67 @@ impl Body for RequestBody {
             this.touched = true;
             return Poll::Ready(Some(Ok(Frame::data(data))));
         }
-        let polled = match &mut this.source {
-            Source::Client(incoming) => Pin::new(incoming)
-                .poll_frame(cx)
-                .map_err(|error| client_error(&error)),
-            #[cfg(test)]
-            Source::Script(frames, _) => frames.poll_recv(cx),
-        };
-        let Poll::Ready(frame) = polled else {
-            return this.poll_gap(cx);
-        };
-        if let Some(gap) = &mut this.gap {
-            gap.timer.progress();
+        if let Some(trailers) = this.trailers.take() {
+            return Poll::Ready(Some(Ok(Frame::trailers(trailers))));
         }
-        if let Some(Ok(frame)) = &frame {
+        let polled = this.poll_whole(cx);
+        if let Poll::Ready(Some(Ok(_))) = &polled {
             this.touched = true;
-            if frame.trailers_ref().is_some_and(has_forbidden) {
-                return Poll::Ready(Some(Err(ProxyError::BadRequest(
-                    "a field that may not be a trailer",
-                ))));
-            }
-            if let Some(Err(error)) = frame.data_ref().map(|data| this.count(data)) {
-                return Poll::Ready(Some(Err(error)));
-            }
         }
-        Poll::Ready(frame)
+        polled
     }
 
     fn is_end_stream(&self) -> bool {
         let Some(this) = &self.0 else { return true };
-        this.returned.is_none()
-            && match &this.source {
-                Source::Client(incoming) => incoming.is_end_stream(),
-                #[cfg(test)]
-                Source::Script(_, length) => *length == Some(0),
-            }
+        this.returned.is_none() && this.held.is_none() && this.trailers.is_none() && this.source.has_ended()
     }
 
     fn size_hint(&self) -> SizeHint {
         let Some(this) = &self.0 else {
             return SizeHint::with_exact(0);
         };
-        let returned = this.returned.as_ref().map_or(0, |data| data.len() as u64);
-        let rest = match &this.source {
-            Source::Client(incoming) => incoming.size_hint(),
-            #[cfg(test)]
-            Source::Script(_, Some(length)) => SizeHint::with_exact(length.saturating_sub(this.received)),
-            #[cfg(test)]
-            Source::Script(_, None) => SizeHint::default(),
-        };
+        let kept = [&this.returned, &this.held];
+        let kept = kept.into_iter().flatten().map(|data| data.len() as u64).sum();
+        let rest = this.source.size_hint();
         let mut hint = SizeHint::new();
-        hint.set_lower(rest.lower().saturating_add(returned));
+        hint.set_lower(rest.lower().saturating_add(kept));
         if let Some(upper) = rest.upper() {
-            hint.set_upper(upper.saturating_add(returned));
+            hint.set_upper(upper.saturating_add(kept));
         }
         hint
+    }
+}
+
+impl Source {
+    fn poll_frame(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, ProxyError>>> {
+        match self {
+            Self::Client(incoming) => Pin::new(incoming)
+                .poll_frame(cx)
+                .map_err(|error| client_error(&error)),
+            #[cfg(test)]
+            Self::Script(script) => script.poll_frame(cx),
+        }
+    }
+
+    fn has_ended(&self) -> bool {
+        match self {
+            Self::Client(incoming) => incoming.is_end_stream(),
+            #[cfg(test)]
+            Self::Script(script) => script.has_ended(),
+        }
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        match self {
+            Self::Client(incoming) => incoming.size_hint(),
+            #[cfg(test)]
+            Self::Script(script) => script.left.map_or_else(SizeHint::default, SizeHint::with_exact),
+        }
+    }
+
+    /// Bytes that are still to come, where a length was announced.
+    fn left(&self) -> Option<u64> {
+        self.size_hint().exact()
     }
 }
 
@@ -347,6 +469,47 @@ mod tests {
         assert_eq!(next(&mut body), Some(Ok(Bytes::from("hello"))));
         assert_eq!(next(&mut body), Some(Ok(Bytes::from("world"))));
         assert_eq!(body.received(), 10);
+    }
+
+    #[test]
+    fn what_completes_a_body_waits_for_the_end_of_a_stream_that_has_one() {
+        let (sender, mut body) = RequestBody::script_of_a_stream(5);
+        let mut cx = Context::from_waker(std::task::Waker::noop());
+        sender.send(Ok(Frame::data(Bytes::from("12")))).unwrap();
+        sender.send(Ok(Frame::data(Bytes::from("345")))).unwrap();
+        assert_eq!(next(&mut body), Some(Ok(Bytes::from("12"))));
+        assert!(Pin::new(&mut body).poll_frame(&mut cx).is_pending());
+        assert_eq!(body.size_hint().exact(), Some(3));
+        assert!(!body.is_end_stream());
+        sender.send(Ok(Frame::data(Bytes::new()))).unwrap();
+        assert!(Pin::new(&mut body).poll_frame(&mut cx).is_pending());
+        drop(sender);
+        assert_eq!(next(&mut body), Some(Ok(Bytes::from("345"))));
+        assert_eq!(next(&mut body), None);
+        assert!(body.is_end_stream());
+    }
+
+    #[test]
+    fn a_stream_that_breaks_its_word_never_completes_its_body() {
+        let broken: [Result<Frame<Bytes>, ProxyError>; 2] =
+            [Err(ProxyError::ClientClosed), Ok(Frame::data(Bytes::from("6")))];
+        for broken in broken {
+            let (sender, mut body) = RequestBody::script_of_a_stream(5);
+            sender.send(Ok(Frame::data(Bytes::from("12345")))).unwrap();
+            sender.send(broken).unwrap();
+            assert!(matches!(next(&mut body), Some(Err(_))));
+        }
+    }
+
+    #[test]
+    fn trailers_come_behind_the_chunk_that_waited() {
+        let (sender, mut body) = RequestBody::script_of_a_stream(2);
+        sender.send(Ok(Frame::data(Bytes::from("12")))).unwrap();
+        sender.send(Ok(Frame::trailers(HeaderMap::new()))).unwrap();
+        assert_eq!(next(&mut body), Some(Ok(Bytes::from("12"))));
+        let mut cx = Context::from_waker(std::task::Waker::noop());
+        let last = Pin::new(&mut body).poll_frame(&mut cx);
+        assert!(matches!(last, Poll::Ready(Some(Ok(frame))) if frame.is_trailers()));
     }
 
     #[test]

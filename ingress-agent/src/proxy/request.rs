@@ -95,6 +95,9 @@ async fn serve(
     let mut body = RequestBody::new(incoming, route.policy.body_limit)?;
     if account.parts.version == Version::HTTP_2 {
         body.limit_gap(body_gap(connection, account, &route));
+        if body.may_belie_its_emptiness() {
+            body.ended().await?;
+        }
     }
     let cors = route
         .policy
