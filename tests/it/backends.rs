@@ -2,7 +2,7 @@
 
 use std::net::SocketAddr;
 
-use ingress_tests::{Echo, Ingress, Manifests, Site, TestAgent};
+use ingress_tests::{Echo, Ingress, Manifests, Refusing, Site, TestAgent};
 
 use crate::Done;
 
@@ -220,7 +220,8 @@ fn an_external_name_that_resolves_serves() -> Done {
 
 #[test]
 fn a_backend_that_refuses_is_502_and_another_endpoint_is_asked_where_there_is_one() -> Done {
-    let gone = Echo::start("gone")?.address();
+    let refusing = Refusing::new()?;
+    let gone = refusing.address();
     let site = Site::new(&[ingress("web")])?;
     site.manifests.endpoints("web", &[gone])?;
     let agent = site.start()?;

@@ -4,7 +4,8 @@
 
 use std::time::Duration;
 
-use ingress_tests::raw::{RawBackend, Step};
+use ingress_tests::Gate;
+use ingress_tests::raw::{DEADLINE, RawBackend, Step};
 
 use crate::site::{HOST, Site, assert_refused, statuses, wait};
 
@@ -185,25 +186,29 @@ fn a_body_that_breaks_off_is_never_passed_on_as_a_whole_one() {
 #[test]
 fn bytes_after_a_response_spoil_the_connection_and_not_the_next_request() {
     let poison = b"HTTP/1.1 200 OK\r\ncontent-length: 6\r\n\r\npoison".to_vec();
-    let script = |gap| {
+    let gates = [(); 3].map(|()| Gate::new());
+    let scripts = gates.iter().map(|gate| {
         vec![
             Step::Expect(b"\r\n\r\n".to_vec()),
             Step::Send(b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\nok".to_vec()),
-            Step::Wait(Duration::from_millis(gap)),
+            // The client has its answer by then.
+            Step::Until(gate.clone()),
             Step::Send(poison.clone()),
         ]
-    };
-    let backend = RawBackend::scripted(script(100)).unwrap();
+    });
+    let backend = RawBackend::scripted_in_turn(scripts.collect()).unwrap();
     let site = Site::with(&[backend.address()], &[], &["--workers", "1"]);
-    for round in 0..4 {
+    for (round, gate) in gates.iter().enumerate() {
         let answer = site.exchange(ask("/"));
         assert!(answer.ends_with("\r\n\r\nok"), "{answer:?}");
-        wait("the poison is there", || backend.connections() > round);
-        std::thread::sleep(Duration::from_millis(200));
+        gate.open();
+        wait("the agent has seen the poison, and closed", || {
+            backend.ended() > round
+        });
     }
     assert_eq!(
         backend.connections(),
-        4,
+        3,
         "a connection that spoke unasked is not used again"
     );
     site.assert_well();
@@ -214,15 +219,14 @@ fn a_kept_connection_that_the_backend_closed_costs_no_request() {
     let backend = RawBackend::scripted(vec![
         Step::Expect(b"\r\n\r\n".to_vec()),
         Step::Send(b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\nok".to_vec()),
-        Step::Wait(Duration::from_millis(30)),
         Step::Close,
     ])
     .unwrap();
     let site = Site::with(&[backend.address()], &[], &["--workers", "1"]);
-    for _ in 0..4 {
+    for round in 0..4 {
         let answer = site.exchange(ask("/"));
         assert!(answer.ends_with("\r\n\r\nok"), "{answer:?}");
-        std::thread::sleep(Duration::from_millis(100));
+        wait("the backend has closed", || backend.ended() > round);
     }
 }
 
@@ -399,7 +403,7 @@ fn repeated_fields_of_a_response_stay_what_they_are() {
 #[test]
 fn trailers_of_a_response_pass_to_a_client_that_takes_them() {
     let backend = RawBackend::answering(
-        "HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\ntrailer: x-sum\r\n\r\n2\r\nok\r\n0\r\nx-sum: 7\r\ncontent-length: 9\r\n\r\n",
+        "HTTP/1.1 200 OK\r\nconnection: close\r\ntransfer-encoding: chunked\r\ntrailer: x-sum\r\n\r\n2\r\nok\r\n0\r\nx-sum: 7\r\ncontent-length: 9\r\n\r\n",
     )
     .unwrap();
     let site = Site::new(&[backend.address()]);
@@ -480,7 +484,7 @@ fn expect_100_continue_is_the_backends_to_answer() {
         "no 100 for a body that nobody wants: {answer:?}"
     );
     assert!(
-        client.is_closed_within(Duration::from_secs(5)),
+        client.is_closed_within(DEADLINE),
         "the body that did not come leaves no way on"
     );
 }

@@ -2,7 +2,8 @@
 
 use std::time::{Duration, Instant};
 
-use ingress_tests::{AgentProcess, Echo, Ingress, KeptConnection, RawClient, Request, Site};
+use ingress_tests::raw::DEADLINE;
+use ingress_tests::{AgentProcess, Echo, Gate, Ingress, KeptConnection, RawClient, Request, Site};
 
 use crate::Done;
 
@@ -12,26 +13,43 @@ fn site() -> anyhow::Result<Site> {
     Site::new(&[Ingress::new("web").host("web.test").prefix("/", "web")])
 }
 
+/// The same, with a backend that answers nothing before the gate opens.
+fn held_site() -> anyhow::Result<(Site, Echo, Gate)> {
+    let (site, gate) = (site()?, Gate::new());
+    let echo = Echo::start_behind("held", &gate)?;
+    site.manifests.endpoints("web", &[echo.address()])?;
+    Ok((site, echo, gate))
+}
+
 /// Waits until the backend has the request that is under way.
 fn wait_for_request(echo: &Echo) {
-    let until = Instant::now() + Duration::from_secs(10);
-    while echo.requests() == 0 && Instant::now() < until {
-        std::thread::sleep(Duration::from_millis(5));
-    }
+    crate::site::wait("the backend has the request", || echo.requests() > 0);
+}
+
+/// A connection that has had its answer: draining closes it, so its end tells that the worker has the order to drain.
+fn idle(http: std::net::SocketAddr) -> anyhow::Result<RawClient> {
+    let mut idle = RawClient::connect(http)?;
+    idle.send("GET / HTTP/1.1\r\nHost: nobody.test\r\n\r\n")?;
+    idle.read_until("host_unknown")?;
+    Ok(idle)
 }
 
 #[test]
 fn sigterm_lets_an_open_request_finish_and_then_the_process_ends_well() -> Done {
-    let site = site()?;
-    let mut agent = AgentProcess::start(PROGRAM, site.manifests.path(), &[])?;
+    let (site, echo, gate) = held_site()?;
+    let flags = ["--workers", "1", "--drain-timeout", "50s"];
+    let mut agent = AgentProcess::start(PROGRAM, site.manifests.path(), &flags)?;
     let http = agent.http;
-    let open = std::thread::spawn(move || Request::get("http://web.test/?delay=700")?.ask(http));
-    wait_for_request(site.backend("web")?);
+    let mut idle = idle(http)?;
+    let open = std::thread::spawn(move || Request::get("http://web.test/")?.ask(http));
+    wait_for_request(&echo);
     agent.terminate()?;
+    assert!(idle.is_closed_within(DEADLINE));
+    gate.open();
     let answer = open.join().expect("the asking thread")?;
     assert_eq!(
         (answer.served_by().as_str(), answer.header("connection")),
-        ("web", "close")
+        ("held", "close")
     );
     assert_eq!(agent.wait()?, Some(0));
     assert!(
@@ -43,42 +61,37 @@ fn sigterm_lets_an_open_request_finish_and_then_the_process_ends_well() -> Done 
 
 #[test]
 fn shutdown_closes_idle_connections_and_lets_h2_streams_finish() -> Done {
-    let site = site()?;
-    let agent = site.start_with(&["--drain-timeout", "10s"])?;
-    let mut idle = RawClient::connect(agent.http)?;
-    idle.send("GET / HTTP/1.1\r\nHost: web.test\r\n\r\n")?;
-    idle.read_until("\r\n\r\n")?;
-    let served = site.backend("web")?.requests();
-    let slow = Request::get("http://web.test/?delay=500")?.h2();
-    let mut kept = KeptConnection::open(&slow, agent.http)?;
-    let open = std::thread::spawn(move || kept.ask(slow));
-    agent.wait_until("the stream is open", |_| {
-        Ok(site.backend("web")?.requests() > served)
-    })?;
-    let begun = Instant::now();
-    agent.shutdown();
+    let (site, echo, gate) = held_site()?;
+    let agent = site.start_with(&["--drain-timeout", "50s"])?;
+    let mut idle = idle(agent.http)?;
+    let held = Request::get("http://web.test/")?.h2();
+    let mut kept = KeptConnection::open(&held, agent.http)?;
+    let open = std::thread::spawn(move || kept.ask(held));
+    wait_for_request(&echo);
+    let ending = std::thread::spawn(move || agent.shutdown());
     assert!(
-        begun.elapsed() < Duration::from_secs(8),
-        "it did not wait for the idle connection"
+        idle.is_closed_within(DEADLINE),
+        "it does not wait for the idle connection"
     );
-    assert_eq!(open.join().expect("the asking thread")?.served_by(), "web");
-    assert!(idle.is_closed_within(Duration::from_secs(1)));
+    assert!(!ending.is_finished(), "but it does for the stream");
+    gate.open();
+    assert_eq!(open.join().expect("the asking thread")?.served_by(), "held");
+    ending.join().expect("the ending thread");
     Ok(())
 }
 
 #[test]
 fn what_does_not_end_is_cut_after_the_drain_timeout() -> Done {
-    let site = site()?;
+    let (site, echo, _never_opened) = held_site()?;
     let agent = site.start_with(&["--drain-timeout", "1s"])?;
     let http = agent.http;
-    let open = std::thread::spawn(move || Request::get("http://web.test/?delay=15000")?.ask(http));
-    wait_for_request(site.backend("web")?);
+    let open = std::thread::spawn(move || Request::get("http://web.test/")?.ask(http));
+    wait_for_request(&echo);
     let begun = Instant::now();
     agent.shutdown();
-    let took = begun.elapsed();
     assert!(
-        (Duration::from_millis(900)..Duration::from_secs(6)).contains(&took),
-        "{took:?}"
+        begun.elapsed() >= Duration::from_secs(1),
+        "the request had its time"
     );
     assert!(open.join().expect("the asking thread").is_err());
     Ok(())

@@ -39,6 +39,8 @@ fn a_name_is_asked_again_after_its_ttl_is_followed_and_keeps_its_last_address_wh
     for url in ["http://moving.test/", "http://calm.test/"] {
         agent.get_until(url, |answer| answer.backend() == "first")?;
     }
+    // A question may be asked twice, where the answer takes long.
+    let calm = dns.asked("calm.example");
     dns.set("moving.example", [127, 0, 0, 2], 1);
     agent.get_until("http://moving.test/", |answer| answer.backend() == "second")?;
     assert!(second.requests() > 0 && dns.asked("moving.example") > 1);
@@ -49,7 +51,7 @@ fn a_name_is_asked_again_after_its_ttl_is_followed_and_keeps_its_last_address_wh
         "{message}"
     );
     assert_eq!(agent.get("http://moving.test/")?.served_by(), "second");
-    assert_eq!(dns.asked("calm.example"), 1, "its TTL is not over");
+    assert_eq!(dns.asked("calm.example"), calm, "its TTL is not over");
     Ok(())
 }
 
@@ -61,10 +63,11 @@ fn requests_do_not_ask_dns() -> Done {
     dns.set("web.example", [127, 0, 0, 1], 300);
     let agent = start(&manifests, &dns)?;
     agent.get_until("http://web.test/", |answer| answer.backend() == "outside")?;
+    let asked = dns.asked("web.example");
     for _ in 0..20 {
         assert_eq!(agent.get("http://web.test/")?.served_by(), "outside");
     }
-    assert_eq!(dns.asked("web.example"), 1);
+    assert_eq!(dns.asked("web.example"), asked);
     Ok(())
 }
 

@@ -123,6 +123,17 @@ impl H2Client {
         client
     }
 
+    /// The same with a whole request without a body on stream 1, all in one piece: no time passes between the two.
+    pub(crate) fn open_asking(address: SocketAddr, block: Vec<u8>) -> Self {
+        let mut client = Self::connect(address);
+        let settings = Frame::new(SETTINGS, 0, 0, []).bytes();
+        let asking = Frame::new(HEADERS, END_STREAM | END_HEADERS, 1, block).bytes();
+        client
+            .send_bytes(&[PREFACE, &settings, &asking].concat())
+            .unwrap();
+        client
+    }
+
     pub(crate) fn connect(address: SocketAddr) -> Self {
         let stream = TcpStream::connect(address).unwrap();
         stream.set_nodelay(true).unwrap();

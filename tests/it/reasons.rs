@@ -1,12 +1,13 @@
 //! One request for each reason code: status, header and metric of the agent's own answers.
 
 use std::collections::BTreeSet;
-use std::time::Duration;
 
 use http::Method;
 use ingress_core::reason::Reason;
 use ingress_tests::raw::{Step, exchange};
-use ingress_tests::{Certs, Echo, Ingress, Manifests, RawBackend, RawClient, Request, TestAgent};
+use ingress_tests::{
+    Certs, Echo, Gate, Ingress, Manifests, RawBackend, RawClient, Refusing, Request, TestAgent,
+};
 
 use crate::Done;
 
@@ -16,11 +17,14 @@ const NEVER_GIVEN: &[&str] = &["draining"];
 /// Of a whole process or connection, so they need agents of their own.
 const OF_LIMITS: &[&str] = &["overloaded", "rate_limited"];
 
+/// Needs an agent that is quicker to lose its patience than the other requests could bear on a slow machine.
+const OF_TIME: &[&str] = &["request_timeout"];
+
 struct Provoked {
     agent: TestAgent,
-    _manifests: Manifests,
+    manifests: Manifests,
     web: Echo,
-    _backends: (Echo, Vec<RawBackend>),
+    _backends: (Echo, Refusing, Vec<RawBackend>),
 }
 
 /// `http://HOST.test/` goes to the Service of the host's name.
@@ -75,7 +79,7 @@ fn start() -> anyhow::Result<Provoked> {
         ("reset", vec![head(), Step::Reset]),
         ("protocol", vec![head(), Step::Send(b"nonsense\r\n\r\n".to_vec())]),
         ("tls", vec![Step::Send(b"HTTP/1.1 400 Not TLS\r\n\r\n".to_vec())]),
-        ("silent", vec![Step::Wait(Duration::from_secs(4))]),
+        ("silent", Vec::new()),
     ];
     let mut raws = Vec::new();
     for (service, script) in raw {
@@ -83,23 +87,24 @@ fn start() -> anyhow::Result<Provoked> {
         manifests.service(service, &[backend.address()])?;
         raws.push(backend);
     }
-    let (web, slow) = (
+    let (web, slow, refused) = (
         Echo::start("web")?,
-        Echo::start_slow("slow", Duration::from_secs(5))?,
+        Echo::start_behind("slow", &Gate::new())?,
+        Refusing::new()?,
     );
     for service in ["web", "moved", "cors", "secure", "private", "denied"] {
         manifests.service(service, &[web.address()])?;
     }
     manifests.service("slow", &[slow.address()])?;
-    manifests.service("refused", &[Echo::start("gone")?.address()])?;
+    manifests.service("refused", &[refused.address()])?;
     manifests.service("empty", &[])?.service("cold", &[])?;
     manifests.endpoints_with("cold", &[(web.address(), "ready: false, serving: false")])?;
-    let agent = TestAgent::start_with(&manifests, &["--head-timeout", "1s"])?;
+    let agent = TestAgent::start(&manifests)?;
     Ok(Provoked {
         agent,
-        _manifests: manifests,
+        manifests,
         web,
-        _backends: (slow, raws),
+        _backends: (slow, refused, raws),
     })
 }
 
@@ -115,7 +120,6 @@ fn plain() -> Vec<(&'static str, u16, String)> {
         ("host_unknown", 404, get("nobody")),
         ("host_unowned", 404, get("unowned")),
         ("path_unmatched", 404, get("web")),
-        ("request_timeout", 408, "GET / HTTP/1.1\r\nHost:".to_owned()),
         ("body_too_large", 413, to_web("/app", "Content-Length: 1025\r\n")),
         (
             "uri_too_long",
@@ -178,7 +182,16 @@ fn every_reason_code_has_its_status_is_told_in_the_header_and_counted() -> Done 
         agent.wait_until(&format!("{reason} is counted"), |agent| Ok(count(agent)? >= 1.0))?;
         assert_eq!(count(agent)?, 1.0, "{reason}");
     }
-    given.extend(NEVER_GIVEN.iter().chain(OF_LIMITS));
+    let impatient = TestAgent::start_with(&site.manifests, &["--head-timeout", "3s"])?;
+    let answer = exchange(impatient.http, "GET / HTTP/1.1\r\nHost:")?;
+    assert!(
+        answer.starts_with("HTTP/1.1 408 ") && answer.contains("x-ingress-agent-reason: request_timeout\r\n"),
+        "{answer}"
+    );
+    let count = || impatient.metric("ingress_agent_answers_total", &["reason=\"request_timeout\""]);
+    impatient.wait_until("it is counted", |_| Ok(count()? >= 1.0))?;
+    assert_eq!(count()?, 1.0);
+    given.extend(NEVER_GIVEN.iter().chain(OF_LIMITS).chain(OF_TIME));
     let all: BTreeSet<_> = Reason::ALL.iter().map(|reason| reason.code()).collect();
     assert_eq!(given, all);
     Ok(())

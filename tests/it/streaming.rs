@@ -4,6 +4,7 @@
 
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::os::fd::AsFd;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
@@ -78,6 +79,7 @@ fn backend(then: impl FnOnce(TcpStream, Arc<AtomicU64>) + Send + 'static) -> (So
     let address = listener.local_addr().unwrap();
     let counter = Arc::<AtomicU64>::default();
     let shared = Arc::clone(&counter);
+    small_buffers(&listener);
     std::thread::spawn(move || {
         let (mut stream, _) = listener.accept().unwrap();
         stream.set_read_timeout(Some(DEADLINE * 3)).unwrap();
@@ -86,6 +88,16 @@ fn backend(then: impl FnOnce(TcpStream, Arc<AtomicU64>) + Send + 'static) -> (So
     });
     (address, counter)
 }
+
+/// So that little lies in the sockets of the two ends; accepted connections have those of their listener.
+fn small_buffers(socket: &impl AsFd) {
+    let socket = socket2::SockRef::from(socket);
+    socket.set_recv_buffer_size(64 << 10).unwrap();
+    socket.set_send_buffer_size(64 << 10).unwrap();
+}
+
+/// More than this was not taken for somebody who takes none: the agent's own sockets hold what the machine lets them, which may be a lot.
+const HELD_BACK: u64 = LARGE * 2 / 3;
 
 fn read_head(stream: &mut impl Read) -> String {
     let mut head = Vec::new();
@@ -99,6 +111,7 @@ fn read_head(stream: &mut impl Read) -> String {
 
 fn client(site: &Site) -> TcpStream {
     let stream = TcpStream::connect(site.agent.http).unwrap();
+    small_buffers(&stream);
     stream.set_read_timeout(Some(DEADLINE * 3)).unwrap();
     stream.set_write_timeout(Some(DEADLINE * 3)).unwrap();
     stream
@@ -166,10 +179,10 @@ fn a_client_that_reads_slowly_slows_its_backend_down() {
     let mut client = client(&site);
     write!(client, "GET / HTTP/1.1\r\nHost: {HOST}\r\n\r\n").unwrap();
     read_head(&mut client);
-    // What lies in four socket buffers and one of the agent's, and no more.
+    // What lies in socket buffers and one of the agent's, and no more.
     let taken = settled(&sent);
     assert!(
-        taken < LARGE / 4,
+        taken < HELD_BACK,
         "{taken} bytes were taken for a client that reads none"
     );
     assert_eq!(check_pattern(&mut client, &AtomicU64::new(0), LARGE), LARGE);
@@ -200,7 +213,7 @@ fn a_backend_that_reads_slowly_slows_its_client_down() {
     let upload = std::thread::spawn(move || send_pattern(&mut uploading, &counter, LARGE));
     let taken = settled(&sent);
     assert!(
-        taken < LARGE / 4,
+        taken < HELD_BACK,
         "{taken} bytes were taken for a backend that reads none"
     );
     go.send(()).unwrap();
@@ -220,7 +233,7 @@ fn an_h2_client_with_a_small_window_slows_its_backend_down_and_nobody_elses() {
     client.ask(1, get("/", &[])).unwrap();
     assert_eq!(client.outcome(1), Some(Outcome::Status(200)));
     let taken = settled(&sent);
-    assert!(taken < LARGE / 4, "{taken} bytes were taken for a window of 1000");
+    assert!(taken < HELD_BACK, "{taken} bytes were taken for a window of 1000");
     // Another stream of the same connection is not held up.
     let healthy = crate::frames::block(&[
         (":method", "GET"),

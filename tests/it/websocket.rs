@@ -4,7 +4,7 @@
 
 use std::time::Duration;
 
-use ingress_tests::raw::{RawBackend, RawClient, Step};
+use ingress_tests::raw::{DEADLINE, RawBackend, RawClient, Step};
 use ingress_tests::{Echo, Request};
 
 use crate::site::{HOST, Site, wait};
@@ -134,7 +134,7 @@ fn a_reset_on_one_side_ends_the_other() {
     client.send(handshake()).unwrap();
     client.read_until("\r\n\r\n").unwrap();
     client.send("now").unwrap();
-    assert!(client.is_closed_within(Duration::from_secs(5)));
+    assert!(client.is_closed_within(DEADLINE));
     let mut client = site.client();
     client.send(handshake()).unwrap();
     client.read_until("\r\n\r\n").unwrap();
@@ -201,7 +201,7 @@ fn a_tunnel_in_which_nothing_moves_is_closed_in_time() {
     let mut client = site.client();
     client.send(handshake()).unwrap();
     client.read_until("\r\n\r\n").unwrap();
-    assert!(client.is_closed_within(Duration::from_secs(5)));
+    assert!(client.is_closed_within(DEADLINE));
     site.assert_well();
 }
 

@@ -113,7 +113,8 @@ impl TestAgent {
     /// `/metrics` with the numbers of every worker: a page goes out without those of a worker that says nothing for a second.
     pub fn metrics(&self) -> anyhow::Result<String> {
         let until = Instant::now() + READY_WITHIN;
-        let is_stalled = |line: &str| line.starts_with("ingress_agent_worker_stalled{") && line.ends_with(" 1");
+        let is_stalled =
+            |line: &str| line.starts_with("ingress_agent_worker_stalled{") && line.ends_with(" 1");
         loop {
             let page = self.admin("/metrics")?.text();
             if !page.lines().any(is_stalled) {
@@ -204,6 +205,8 @@ fn launch(manifests: &Path, flags: &[&str]) -> anyhow::Result<TestAgent> {
         ["--workers", "2"],
         ["--access-log", "off"],
         ["--drain-timeout", "2s"],
+        // So that it is the test, and not the pace of the machine, that decides whether a connection is used again.
+        ["--upstream-idle-timeout", "60s"],
     ];
     args.extend(defaults.iter().filter(given).flatten().map(Into::into));
     args.extend(flags.iter().map(Into::into));

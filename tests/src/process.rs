@@ -38,7 +38,12 @@ impl AgentProcess {
     pub fn start_unread(program: &str, manifests: &Path, flags: &[&str]) -> anyhow::Result<Self> {
         let mut child = Command::new(program)
             .args(["run", "--http", "127.0.0.1:0", "--https", "127.0.0.1:0"])
-            .args(["--admin", "127.0.0.1:0", "--workers", "2", "--log-format", "json"])
+            .args(["--admin", "127.0.0.1:0", "--log-format", "json"])
+            .args(if flags.contains(&"--workers") {
+                [].as_slice()
+            } else {
+                &["--workers", "2"]
+            })
             .arg("--manifests")
             .arg(manifests)
             .args(flags)

@@ -62,13 +62,18 @@ impl RawBackend {
     }
 
     pub fn scripted(script: Vec<Step>) -> io::Result<Self> {
+        Self::scripted_in_turn(vec![script])
+    }
+
+    /// Each connection has a script of its own, in the order in which they are accepted; the last one is for all that follow.
+    pub fn scripted_in_turn(scripts: Vec<Vec<Step>>) -> io::Result<Self> {
         let listener = TcpListener::bind("127.0.0.1:0")?;
         let address = listener.local_addr()?;
         let record = Arc::new(Record::default());
         let shared = Arc::clone(&record);
         std::thread::Builder::new()
             .name("raw backend".into())
-            .spawn(move || accept(&listener, &shared, &script))?;
+            .spawn(move || accept(&listener, &shared, &scripts))?;
         Ok(Self { address, record })
     }
 
@@ -144,15 +149,15 @@ impl Record {
     }
 }
 
-fn accept(listener: &TcpListener, record: &Arc<Record>, script: &[Step]) {
+fn accept(listener: &TcpListener, record: &Arc<Record>, scripts: &[Vec<Step>]) {
     while let Ok((stream, _)) = listener.accept() {
         if record.stopped.load(Ordering::Relaxed) {
             return;
         }
         let record = Arc::clone(record);
-        let script = script.to_vec();
+        let index = record.open();
+        let script = scripts.get(index).or(scripts.last()).cloned().unwrap_or_default();
         let spawned = std::thread::Builder::new().spawn(move || {
-            let index = record.open();
             // How the connection ended shows in what the client got.
             let _ = play(stream, &record, index, &script);
             record.ended.fetch_add(1, Ordering::Release);

@@ -60,7 +60,7 @@ fn published() -> Published {
 /// Status and everything after the status line.
 fn ask(fixture: &Fixture, head: &str) -> (u16, String) {
     let mut stream = TcpStream::connect(fixture.address).unwrap();
-    stream.set_read_timeout(Some(Duration::from_secs(10))).unwrap();
+    stream.set_read_timeout(Some(Duration::from_secs(90))).unwrap();
     write!(stream, "{head}Connection: close\r\n\r\n").unwrap();
     let mut answer = String::new();
     stream.read_to_string(&mut answer).unwrap();

@@ -13,7 +13,7 @@ use crate::config::Sample;
 use crate::telemetry::record::{RequestRecord, TlsRecord, TlsVersion, UpstreamRecord};
 use crate::telemetry::samples;
 
-const PATIENCE: Duration = Duration::from_secs(10);
+const PATIENCE: Duration = Duration::from_secs(90);
 
 fn settings(mode: AccessLogMode, format: LogFormat, sample: &str) -> config::AccessLog {
     config::AccessLog {

@@ -222,6 +222,7 @@ fn a_slow_client_is_not_the_backends_timeout() {
         let mut ask = Ask::post(&backend, body);
         ask.timeouts.read = Duration::from_millis(20);
         ask.timeouts.send = Duration::from_millis(20);
+        virtual_time();
         let (reply, ()) = tokio::join!(ask.send(&upstreams), async {
             let mut peer = backend.accept().await;
             peer.read_head().await;

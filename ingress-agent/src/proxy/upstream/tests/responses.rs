@@ -310,7 +310,8 @@ fn the_read_timeout_counts_between_two_reads_and_not_in_total() {
         let (backend, upstreams) = (Backend::start().await, upstreams());
         let mut ask = Ask::get(&backend);
         ask.timeouts.read = Duration::from_millis(200);
-        let started = Instant::now();
+        virtual_time();
+        let started = tokio::time::Instant::now();
         let answer = async { text(response(ask.send(&upstreams).await)).await };
         let (body, ()) = tokio::join!(answer, async {
             let mut peer = backend.accept().await;
@@ -350,6 +351,7 @@ fn a_client_that_reads_slowly_holds_the_backend_back_and_is_no_timeout() {
         let (backend, upstreams) = (Backend::start().await, upstreams());
         let mut ask = Ask::get(&backend);
         ask.timeouts.read = Duration::from_millis(30);
+        virtual_time();
         const SIZE: usize = 32 << 20;
         let (reply, mut peer) = tokio::join!(ask.send(&upstreams), async {
             let mut peer = backend.accept().await;
