@@ -1,6 +1,12 @@
 //! Changes under traffic: a keep-alive client, an h2 client and a WebSocket are at it, and notice nothing but the change.
 
+use std::net::SocketAddr;
+use std::time::{Duration, Instant};
+
+use anyhow::Context;
+use ingress_tests::raw::{RawBackend, Step};
 use ingress_tests::{Answer, Certs, Echo, Ingress, KeptConnection, KeptWebSocket, Request, Site, TestAgent};
+use serde_json::Value;
 
 use crate::Done;
 
@@ -170,6 +176,78 @@ fn a_change_that_does_not_concern_a_backend_opens_no_new_connection_to_it() -> D
     })?;
     assert!(agent.generation()? > generation);
     assert_eq!(site.backend("web")?.connections(), before);
+    Ok(())
+}
+
+/// Of the endpoint at this address, as `/config` shows it: its latency in milliseconds, and for how many seconds it is ejected.
+fn learnt(agent: &TestAgent, address: SocketAddr) -> anyhow::Result<(Option<f64>, Option<f64>)> {
+    let page: Value = serde_json::from_slice(&agent.admin("/config")?.body)?;
+    let clusters = page["clusters"].as_array().context("no clusters")?;
+    let mut endpoints = clusters
+        .iter()
+        .filter_map(|c| c["endpoints"].as_array())
+        .flatten();
+    let line = endpoints
+        .find(|line| line.to_string().contains(&address.to_string()))
+        .with_context(|| format!("no endpoint {address} in {page:#}"))?;
+    Ok((line["latency_ms"].as_f64(), line["ejected_seconds"].as_f64()))
+}
+
+#[test]
+fn a_change_forgets_neither_latency_nor_ejection() -> Done {
+    let plain = || Ingress::new("web").host("web.test").prefix("/", "web");
+    let mut site = Site::new(&[plain()])?;
+    site.service("other")?;
+    let bad = RawBackend::scripted(vec![Step::Expect(b"\r\n\r\n".to_vec()), Step::Reset])?;
+    let good = site.backend("web")?.address();
+    site.manifests.endpoints("web", &[good, bad.address()])?;
+    let agent = site.start()?;
+    let ejected = Instant::now();
+    agent.wait_until("the one that fails is ejected", |agent| {
+        agent.get("http://web.test/")?;
+        Ok(agent.metric("ingress_agent_upstream_ejections_total", &[])? >= 1.0)
+    })?;
+    let (latency, _) = learnt(&agent, good)?;
+    assert!(latency.is_some());
+    let more = Echo::start("more")?;
+    let changes: [&dyn Fn() -> std::io::Result<()>; 3] = [
+        &|| {
+            let other = Ingress::new("other").host("other.test").prefix("/", "other");
+            site.manifests.ingress(&other).map(drop)
+        },
+        &|| {
+            let own = plain().annotation("upstream-vhost", "inner.test");
+            site.manifests.ingress(&own).map(drop)
+        },
+        &|| {
+            let all = [good, bad.address(), more.address()];
+            site.manifests.endpoints("web", &all).map(drop)
+        },
+    ];
+    let mut left = f64::INFINITY;
+    for (change, what) in changes
+        .into_iter()
+        .zip(["another route", "its own route", "another endpoint"])
+    {
+        let generation = agent.generation()?;
+        change()?;
+        // Endpoints have a lane of their own, without a generation.
+        agent.wait_until(what, |agent| {
+            Ok(agent.generation()? > generation || learnt(agent, more.address()).is_ok())
+        })?;
+        // Nobody asked in between, so nothing was learnt anew.
+        assert!(
+            learnt(&agent, good)?.0.is_some(),
+            "{what}: its latency is forgotten"
+        );
+        let (_, still) = learnt(&agent, bad.address())?;
+        // The first ejection lasts ten seconds; a slow machine does not come so far.
+        if ejected.elapsed() < Duration::from_secs(10) {
+            let still = still.with_context(|| format!("{what}: its ejection is forgotten"))?;
+            assert!(still < left, "{what}: it began anew");
+            left = still;
+        }
+    }
     Ok(())
 }
 
