@@ -7,6 +7,7 @@
 pub mod agent;
 pub mod certs;
 pub mod client;
+pub mod cluster;
 pub mod dns;
 pub mod echo;
 pub mod expected;
@@ -21,6 +22,7 @@ pub mod websocket;
 pub use agent::TestAgent;
 pub use certs::Certs;
 pub use client::{Answer, Request, TlsClient};
+pub use cluster::{Cluster, Namespace, Pod};
 pub use echo::Echo;
 pub use kept::{KeptConnection, KeptWebSocket};
 pub use manifests::{Ingress, Manifests};
