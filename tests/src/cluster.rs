@@ -39,7 +39,7 @@ pub struct Cluster {
 struct Process {
     orders: ChildStdin,
     answers: BufReader<ChildStdout>,
-    _child: Child,
+    child: Child,
 }
 
 impl Cluster {
@@ -56,7 +56,7 @@ impl Cluster {
         let mut process = Process {
             orders: child.stdin.take().context("no input")?,
             answers: BufReader::new(child.stdout.take().context("no output")?),
-            _child: child,
+            child,
         };
         let line = process.answer()?;
         let facts: Facts =
@@ -68,6 +68,10 @@ impl Cluster {
             facts,
             process: Mutex::new(process),
         })
+    }
+
+    pub fn facts(&self) -> &Facts {
+        &self.facts
     }
 
     pub fn kubeconfig(&self) -> &Path {
@@ -126,6 +130,15 @@ impl Cluster {
 
     pub fn start_program(&self, program: Program) -> anyhow::Result<()> {
         self.order(&format!("start {}", program.name()))
+    }
+
+    /// Ends it as nobody should, to see what that leaves behind; its folder stays.
+    pub fn kill(self) -> anyhow::Result<()> {
+        let process = self.process.into_inner();
+        let mut child = process.unwrap_or_else(PoisonError::into_inner).child;
+        child.kill()?;
+        child.wait()?;
+        Ok(())
     }
 
     fn order(&self, line: &str) -> anyhow::Result<()> {
