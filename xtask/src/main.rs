@@ -6,6 +6,7 @@ mod demo;
 mod deny;
 mod guard;
 mod interrupt;
+mod kube;
 mod promises;
 mod test;
 mod tidy;
@@ -34,6 +35,8 @@ enum Task {
     Tidy,
     /// CPU a request, throughput, latency and memory beside nginx and HAProxy.
     Bench(bench::Options),
+    /// A real Kubernetes API server on loopback: build, up, down, status.
+    Kube(kube::Options),
     /// Runs a program until standard input closes, so that it cannot outlive who started it.
     #[command(hide = true)]
     Guard(guard::Options),
@@ -53,6 +56,7 @@ fn run(task: Task) -> anyhow::Result<ExitCode> {
         Task::Promises => promises::print(),
         Task::Tidy => tidy::print(),
         Task::Bench(options) => bench::run(&options),
+        Task::Kube(options) => kube::run(&options),
         Task::Guard(options) => guard::run(&options),
     }
 }

@@ -1,6 +1,6 @@
 //! What an API server does to an object before it keeps it: fills in defaults, and refuses what breaks a rule.
 //!
-//! The rules and their words are those of Kubernetes 1.34 for objects that are created. A folder has no API server, so that this stands
+//! The rules and their words are those of Kubernetes 1.36 for objects that are created. A folder has no API server, so that this stands
 //! in for it; objects from a cluster never come here. Two things differ, and are meant to: addresses of EndpointSlices may be loopback,
 //! and `generateName` alone is no name.
 

@@ -38,7 +38,8 @@ pub(super) fn validate_service(service: &Service) -> Result<(), Vec<FieldError>>
     metadata::validate(
         &service.metadata,
         Scope::Namespace,
-        names::dns1035_label,
+        // Since 1.36 (RelaxedServiceNameValidation) it may begin with a digit.
+        names::dns_label,
         &mut errors,
     );
     let default = ServiceSpec::default();
