@@ -14,6 +14,7 @@ use ingress_core::resource::CertificateKey;
 use ingress_core::snapshot::Snapshot;
 
 use crate::config::Config;
+use crate::source::kube::counts::SourceCounts;
 use crate::telemetry::access_log;
 use crate::telemetry::metrics::Mailbox;
 use crate::telemetry::metrics::collect::SharedSeries;
@@ -63,6 +64,8 @@ pub struct AdminState {
     draining: AtomicBool,
     /// The first thread that ended by a fault.
     dead: OnceLock<String>,
+    /// Of the cluster, where that is the source.
+    source: OnceLock<Arc<SourceCounts>>,
 }
 
 impl AdminState {
@@ -84,6 +87,7 @@ impl AdminState {
             listening: AtomicBool::new(false),
             draining: AtomicBool::new(false),
             dead: OnceLock::new(),
+            source: OnceLock::new(),
         })
     }
 
@@ -100,6 +104,11 @@ impl AdminState {
     /// A thread that the agent can't do without has ended by a fault: not healthy any more, so that somebody restarts it.
     pub fn thread_died(&self, name: &str) {
         self.dead.get_or_init(|| name.to_owned());
+    }
+
+    /// Objects come from a cluster, and this counts what comes.
+    pub fn set_source(&self, counts: Arc<SourceCounts>) {
+        let _ = self.source.set(counts);
     }
 
     /// The signal to stop has come: not ready any more, still healthy.

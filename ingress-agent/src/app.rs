@@ -2,11 +2,12 @@
 //!
 //! Threads: source watch → publisher → (live state) ← workers, one a core; admin; access log writer. All are joined at the end.
 
+mod control;
+
 use std::io;
 use std::net::{SocketAddr, TcpListener};
 use std::sync::Arc;
 use std::sync::atomic::AtomicUsize;
-use std::sync::mpsc;
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
@@ -15,7 +16,8 @@ use arc_swap::ArcSwap;
 use ingress_core::filter::Forwarding;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 
-use crate::admin::{self, AdminState, Published};
+use self::control::{Publication, Vital, spawn, start_publisher};
+use crate::admin::{self, AdminState};
 use crate::config::Config;
 use crate::drain::Drain;
 use crate::live::Live;
@@ -23,9 +25,6 @@ use crate::proxy::listener::BoundListener;
 use crate::proxy::upstream::IdleBudget;
 use crate::proxy::worker::{self, Equipment, Shared};
 use crate::proxy::{tls, wire};
-use crate::publish::{Event, Publisher, Report, Setup};
-use crate::resolve::Resolver;
-use crate::source::dir;
 use crate::telemetry::access_log;
 use crate::telemetry::metrics::{self, LiveSeries};
 use crate::telemetry::record::Listener;
@@ -40,9 +39,7 @@ pub struct Running {
     drain: Arc<Drain>,
     drain_timeout: Duration,
     workers: Vec<JoinHandle<()>>,
-    watch: dir::WatchHandle,
-    publisher: JoinHandle<()>,
-    events: mpsc::Sender<Event>,
+    publication: Publication,
     admin_server: Option<admin::Running>,
     access_log: access_log::Writer,
 }
@@ -79,12 +76,10 @@ pub fn start(config: Config) -> Result<Running> {
         .chain(&admin_address)
         .copied()
         .collect();
-    let Publication {
-        thread: publisher,
-        live,
-        watch,
-        events,
-    } = start_publisher(&config, &state, &series, (started, &listeners))?;
+    // Before the first state, which a cluster may take its time for: the probes are told why.
+    let admin_server = admin_server.map(admin::Admin::start).transpose()?;
+    let publication = start_publisher(&config, &state, &series, (started, &listeners))?;
+    let live = Arc::clone(&publication.live);
     let drain = Arc::new(Drain::default());
     let drain_timeout = config.drain_timeout;
     let shared = Arc::new(Shared {
@@ -122,7 +117,6 @@ pub fn start(config: Config) -> Result<Running> {
         })?);
     }
     state.set_listening();
-    let admin_server = admin_server.map(admin::Admin::start).transpose()?;
     Ok(Running {
         http: http_addresses,
         https: https_addresses,
@@ -132,9 +126,7 @@ pub fn start(config: Config) -> Result<Running> {
         drain,
         drain_timeout,
         workers,
-        watch,
-        publisher,
-        events,
+        publication,
         admin_server,
         access_log,
     })
@@ -157,10 +149,7 @@ impl Running {
         for worker in self.workers {
             let _ = worker.join();
         }
-        self.watch.stop();
-        // The publisher owns the resolver, which can always send to it: only an order ends the two.
-        let _ = self.events.send(Event::Stop);
-        let _ = self.publisher.join();
+        self.publication.stop();
         if let Some(admin) = self.admin_server {
             admin.stop();
         }
@@ -269,105 +258,6 @@ fn announce(running: &Running) {
 /// Hosts that the line at the start names.
 const NAMED_AT_START: usize = 8;
 
-/// The control side, running.
-struct Publication {
-    thread: JoinHandle<()>,
-    live: Arc<ArcSwap<Live>>,
-    watch: dir::WatchHandle,
-    events: mpsc::Sender<Event>,
-}
-
-/// Starts source and publisher, and waits until the first state is in force: no request is answered from an empty one.
-fn start_publisher(
-    config: &Config,
-    state: &Arc<AdminState>,
-    series: &metrics::collect::SharedSeries,
-    (started, listeners): (Instant, &[SocketAddr]),
-) -> Result<Publication> {
-    let (first, first_published) = mpsc::sync_channel(1);
-    let admin = Arc::clone(state);
-    let (send, events) = mpsc::channel();
-    let resolved = send.clone();
-    let vital = Vital::new("resolve", state);
-    let resolver = Resolver::start(config.dns_servers.clone(), move |answers| {
-        let _vital = &vital;
-        let _ = resolved.send(Event::Resolved(answers));
-    })?;
-    let publisher = Publisher::new(Setup {
-        options: config.served.translate_options(0),
-        default_certificate: tls::self_signed()?,
-        started,
-        series: Arc::clone(series),
-        announce: Box::new(move |report| {
-            admin.publish(published(report));
-            let _ = first.try_send(());
-        }),
-        want_names: Box::new(move |names| resolver.want(names)),
-        listeners: listeners.to_vec(),
-    });
-    let live = publisher.live();
-    let from_source = send.clone();
-    let vital = Vital::new("source", state);
-    let watch = dir::watch(config.manifests.clone(), move |state| {
-        let _vital = &vital;
-        from_source.send(Event::Source(state)).is_ok()
-    })
-    .with_context(|| format!("--manifests {}: cannot be watched", config.manifests.display()))?;
-    let vital = Vital::new("publish", state);
-    let publisher = spawn("publish", move || {
-        let _vital = vital;
-        publisher.run(&events);
-    })?;
-    first_published
-        .recv()
-        .context("the manifests could not be read")?;
-    Ok(Publication {
-        thread: publisher,
-        live,
-        watch,
-        events: send,
-    })
-}
-
-/// Goes with a thread that the agent can't do without: should it panic, `/healthz` says so.
-struct Vital {
-    thread: String,
-    state: Arc<AdminState>,
-}
-
-impl Vital {
-    fn new(thread: &str, state: &Arc<AdminState>) -> Self {
-        Self {
-            thread: thread.to_owned(),
-            state: Arc::clone(state),
-        }
-    }
-
-    fn failed(&self) {
-        self.state.thread_died(&self.thread);
-    }
-}
-
-impl Drop for Vital {
-    fn drop(&mut self) {
-        if std::thread::panicking() {
-            self.failed();
-        }
-    }
-}
-
-fn published(report: Report) -> Published {
-    Published {
-        generation: report.generation,
-        changed: report.at,
-        snapshot: report.snapshot,
-        diagnostics: report.diagnostics,
-        objects: report.objects,
-        certificates: report.certificates,
-        unowned: report.unowned,
-    }
-}
-
 fn bind_all(config: &Config, listener: Listener) -> Result<Vec<BoundListener>> {
     let addresses = match listener {
         Listener::Http => &config.http,
@@ -438,11 +328,4 @@ fn idle_budget(config: &Config) -> IdleBudget {
         bound(config.upstream.max_idle_per_endpoint),
         bound(config.limits.max_connections),
     )
-}
-
-fn spawn(name: &str, body: impl FnOnce() + Send + 'static) -> Result<JoinHandle<()>> {
-    std::thread::Builder::new()
-        .name(name.to_owned())
-        .spawn(body)
-        .with_context(|| format!("the thread {name} cannot be started"))
 }

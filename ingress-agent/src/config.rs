@@ -25,8 +25,7 @@ use crate::translate;
 /// Everything that `run` needs, resolved.
 #[derive(Clone, Debug, Serialize)]
 pub struct Config {
-    /// The folder of Kubernetes manifests.
-    pub manifests: PathBuf,
+    pub source: Source,
     /// Empty: no plain HTTP.
     pub http: Vec<SocketAddr>,
     /// Empty: no HTTPS.
@@ -51,6 +50,42 @@ pub struct Config {
     /// The port that redirects to HTTPS name; `None` leaves it out (443).
     pub https_port_in_redirects: Option<u16>,
     pub log: Log,
+}
+
+/// Where objects come from.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Source {
+    /// A folder of Kubernetes manifests.
+    Manifests(PathBuf),
+    Cluster(Cluster),
+}
+
+/// A cluster, and what of it is read.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct Cluster {
+    /// `None`: the pod's service account.
+    pub kubeconfig: Option<PathBuf>,
+    /// `None`: the kubeconfig's current one.
+    pub context: Option<String>,
+    /// Empty: all.
+    pub namespaces: Vec<String>,
+    /// A label selector; `None`: all Ingresses.
+    pub ingress_selector: Option<String>,
+    pub secrets: SecretAccess,
+    pub node_name: Option<String>,
+    pub pod_name: Option<String>,
+    pub pod_namespace: Option<String>,
+}
+
+/// How Secrets are read from the cluster.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, ValueEnum)]
+#[serde(rename_all = "lowercase")]
+pub enum SecretAccess {
+    /// Those of type `kubernetes.io/tls` are watched; others where they are referenced.
+    Tls,
+    /// Only the referenced ones, by `get`.
+    Referenced,
 }
 
 /// What translate is told: ownership, and what serves the rest.

@@ -103,6 +103,12 @@ fn readyz_names_each_missing_condition() {
 fn healthz_names_the_worker_that_does_not_answer() {
     let (mailbox, _never_read) = mailbox();
     let fixture = start_with(vec![mailbox], SharedSeries::default());
+    assert_eq!(
+        get(&fixture, "/healthz").0,
+        200,
+        "workers start with the first state"
+    );
+    fixture.state.set_listening();
     let (status, text) = get(&fixture, "/healthz");
     assert!(status == 503 && text.contains("worker 0: "), "{text}");
 }

@@ -1,5 +1,7 @@
 //! The one table of settings: name, value, default, what it means. Everything else about configuration is made from it.
 
+mod input;
+
 use std::ffi::OsString;
 use std::net::SocketAddr;
 use std::path::PathBuf;
@@ -9,6 +11,7 @@ use clap::parser::ValueSource;
 use clap::{ArgAction, ArgMatches, Args, Command, FromArgMatches};
 use ipnet::IpNet;
 
+use self::input::Input;
 use super::units::{self, BackendName, Listen, ObjectName, Sample};
 use super::{
     AccessLog, AccessLogMode, Classes, Config, ConfigError, Limits, Log, LogFormat, LogLevel, ProxyProtocol,
@@ -39,14 +42,6 @@ pub struct RunFlags {
     serving: Serving,
     #[command(flatten)]
     logging: Logging,
-}
-
-#[derive(Debug, Args)]
-#[command(next_help_heading = "Input")]
-struct Input {
-    /// Folder of Kubernetes manifests (.yaml, .yml, .json, also in subfolders); it is watched, and changes take effect at once. Required.
-    #[arg(long, value_name = "DIR", env = "INGRESS_AGENT_MANIFESTS")]
-    manifests: Option<PathBuf>,
 }
 
 /// Which Ingresses are ours, and what serves the rest; `check` takes these too.
@@ -289,14 +284,11 @@ fn resolve(typed: &ArgMatches) -> Result<Config, ConfigError> {
 
 impl RunFlags {
     fn resolve(self) -> Result<Config, ConfigError> {
-        let manifests = self.input.manifests.ok_or_else(|| {
-            ConfigError::Contradiction(
-                "manifests is not set: expected the folder of Kubernetes manifests, by --manifests DIR, INGRESS_AGENT_MANIFESTS or the key manifests of the file".into(),
-            )
-        })?;
+        let in_pod = std::env::var_os("KUBERNETES_SERVICE_HOST").is_some();
+        let source = self.input.resolve(in_pod)?;
         let served = self.classes.resolve();
         Ok(Config {
-            manifests,
+            source,
             http: addresses(&self.listeners.http, "http")?,
             https: addresses(&self.listeners.https, "https")?,
             admin: addresses(&[self.listeners.admin], "admin")?.pop(),

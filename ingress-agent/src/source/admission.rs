@@ -24,7 +24,9 @@ pub(super) fn admit(object: Object) -> Result<Object, Vec<FieldError>> {
             ingress::validate_ingress(&ingress)?;
             Ok(Object::Ingress(ingress))
         }
-        Object::IngressClass(class) => {
+        Object::IngressClass(mut class) => {
+            // What is not of the request's place is taken out of the object.
+            Arc::make_mut(&mut class).metadata.namespace = None;
             ingress::validate_ingress_class(&class)?;
             Ok(Object::IngressClass(class))
         }

@@ -9,6 +9,7 @@ pub mod process;
 pub mod render;
 pub mod series;
 pub mod shard;
+mod source;
 mod text;
 
 pub use collect::{Inbox, Mailbox, mailbox};

@@ -65,10 +65,17 @@ impl Api {
         // HTTP/1.0: the body ends with the connection, and is never chunked.
         write!(
             stream,
-            "{method} {path} HTTP/1.0\r\nHost: kubernetes\r\nAccept: application/json\r\n\
-             Content-Type: application/yaml\r\nContent-Length: {}\r\n\r\n{body}",
-            body.len()
+            "{method} {path} HTTP/1.0\r\nHost: kubernetes\r\nAccept: application/json\r\n"
         )?;
+        // A type without a body is refused by some paths.
+        if !body.is_empty() {
+            write!(
+                stream,
+                "Content-Type: application/yaml\r\nContent-Length: {}\r\n",
+                body.len()
+            )?;
+        }
+        write!(stream, "\r\n{body}")?;
         stream.flush()?;
         let mut bytes = Vec::new();
         // Some servers close without a TLS alert; a body cut short shows when it is parsed.

@@ -13,14 +13,14 @@ use super::{names, service};
 
 const MAX_ENDPOINTS: usize = 1000;
 const MAX_ADDRESSES: usize = 100;
-const MAX_PORTS: usize = 100;
+const MAX_PORTS: usize = 20_000;
 const MAX_HINTS: usize = 8;
 
 /// A port without a name has the empty one; protocol TCP.
 pub(super) fn default_endpoint_slice(slice: &mut EndpointSlice) {
     for port in slice.ports.iter_mut().flatten() {
         port.name.get_or_insert_default();
-        service::fill(&mut port.protocol, "TCP");
+        port.protocol.get_or_insert_with(|| "TCP".to_owned());
     }
 }
 
@@ -130,12 +130,12 @@ fn validate_address(address: &str, address_type: &str, all: &Path, index: usize,
         }
         _ => return,
     };
-    // IPv4 is read leniently, as it always was; IPv6 has to be written as it would be printed.
     let Some(ip) = names::lenient_ip(address) else {
         let detail = "must be a valid IP address, (e.g. 10.9.8.7 or 2001:db8::ffff)";
         return errors.invalid(path, address, detail);
     };
-    if !is_v4 && !validate_strictly(address, ip, path, errors) {
+    // IPv6 has to be written as it would be printed, too.
+    if !validate_strictly(address, (!is_v4).then_some(ip), path, errors) {
         return;
     }
     if ip.is_ipv4() != is_v4 {
@@ -151,8 +151,8 @@ fn validate_address(address: &str, address_type: &str, all: &Path, index: usize,
     }
 }
 
-/// Go prints an address that is mapped into IPv6 as the IPv4 one.
-fn validate_strictly(address: &str, ip: IpAddr, path: &Path, errors: &mut Errors) -> bool {
+/// Whether it is written as it should be, and as `canonical` is printed where that is asked for.
+fn validate_strictly(address: &str, canonical: Option<IpAddr>, path: &Path, errors: &mut Errors) -> bool {
     let mut is_fine = true;
     let mut broken = |is: bool, detail: String| {
         if is {
@@ -164,11 +164,12 @@ fn validate_strictly(address: &str, ip: IpAddr, path: &Path, errors: &mut Errors
     broken(strict.is_err(), "must not have leading 0s".to_owned());
     let is_mapped = matches!(strict, Ok(IpAddr::V6(ip)) if ip.to_ipv4_mapped().is_some());
     broken(is_mapped, "must not be an IPv4-mapped IPv6 address".to_owned());
-    let canonical = ip.to_string();
-    broken(
-        strict.is_ok() && !is_mapped && canonical != address,
-        format!("must be in canonical form ({canonical:?})"),
-    );
+    if let (Some(canonical), Ok(_), false) = (canonical.map(|ip| ip.to_string()), strict, is_mapped) {
+        broken(
+            canonical != address,
+            format!("must be in canonical form ({canonical:?})"),
+        );
+    }
     is_fine
 }
 

@@ -63,7 +63,7 @@ pub(super) fn qualified_name(text: &str) -> Vec<String> {
         }
         Some((prefix, name)) => {
             errors.extend(
-                dns_subdomain(prefix)
+                in_bytes(dns_subdomain(prefix))
                     .into_iter()
                     .map(|text| format!("prefix part {text}")),
             );
@@ -74,7 +74,7 @@ pub(super) fn qualified_name(text: &str) -> Vec<String> {
         errors.push("name part must be non-empty".to_owned());
     }
     errors.extend(
-        at_most(63, name)
+        in_bytes(at_most(63, name))
             .into_iter()
             .map(|text| format!("name part {text}")),
     );
@@ -86,7 +86,7 @@ pub(super) fn qualified_name(text: &str) -> Vec<String> {
 
 /// The value of a label.
 pub(super) fn label_value(text: &str) -> Vec<String> {
-    let mut errors = at_most(63, text);
+    let mut errors = in_bytes(at_most(63, text));
     if !text.is_empty() && !is_qualified_part(text) {
         errors.push(rule(
             "a valid label must be an empty string or consist of alphanumeric characters, '-', '_' or '.', and must start and end with an alphanumeric character",
@@ -223,10 +223,19 @@ fn is_qualified_part(text: &str) -> bool {
 
 fn at_most(max: usize, text: &str) -> Vec<String> {
     if text.len() > max {
-        vec![format!("must be no more than {max} bytes")]
+        vec![format!("must be no more than {max} characters")]
     } else {
         Vec::new()
     }
+}
+
+/// Keys and values of labels have words of their own.
+fn in_bytes(errors: Vec<String>) -> Vec<String> {
+    let word = |text: String| match text.strip_prefix("must be no more than ") {
+        Some(_) => text.replace("characters", "bytes"),
+        None => text,
+    };
+    errors.into_iter().map(word).collect()
 }
 
 fn qualified_rule() -> String {

@@ -10,9 +10,11 @@ use ingress_core::reason::Reason;
 use super::collect::Collected;
 use super::process;
 use super::shard::{RouteSeries, ServiceSeries, ShardSnapshot, UpstreamEvent};
+use super::source;
 pub use super::text::Format;
 use super::text::{Labels, Page, seconds};
 use crate::admin::Published;
+use crate::source::kube::counts::SourceCounts;
 use crate::telemetry::access_log::Counts;
 use crate::telemetry::record::{HttpVersion, Listener};
 
@@ -23,6 +25,8 @@ pub struct Process<'a> {
     pub folded: usize,
     pub access_log: &'a Counts,
     pub draining: bool,
+    /// Of the cluster, where that is the source.
+    pub source: Option<&'a SourceCounts>,
 }
 
 /// The whole page.
@@ -34,6 +38,9 @@ pub fn render(format: Format, collected: &Collected, process: &Process<'_>) -> S
     connections(&mut page, &collected.total);
     upstream(&mut page, &collected.total);
     configuration(&mut page, process);
+    if let Some(counts) = process.source {
+        source::render(&mut page, counts);
+    }
     agent(&mut page, collected, process);
     process::render(&mut page);
     page.finish()

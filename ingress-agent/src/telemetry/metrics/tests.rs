@@ -45,6 +45,7 @@ fn page_of(format: Format, total: ShardSnapshot, published: &Published) -> Strin
         folded: 5,
         access_log: &Counts::default(),
         draining: false,
+        source: None,
     };
     render(format, &collected, &process)
 }
