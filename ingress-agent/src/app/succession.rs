@@ -121,7 +121,7 @@ impl Heir {
         };
         Status {
             pid: std::process::id(),
-            version: env!("CARGO_PKG_VERSION").into(),
+            release: env!("CARGO_PKG_VERSION").into(),
             phase: phase.into(),
             connections: self.estate.shared.connections.load(Ordering::Relaxed),
             kernel: self.estate.kernel.view(),

@@ -114,14 +114,14 @@ fn text(agents: &[Agent], order: &Order) -> String {
 fn write_status(text: &mut String, status: &Status) -> std::fmt::Result {
     let Status {
         pid,
-        version,
+        release,
         phase,
         connections,
         kernel,
     } = status;
     writeln!(
         text,
-        "agent {pid} (version {version}): {phase}, {connections} connections"
+        "agent {pid} (version {release}): {phase}, {connections} connections"
     )?;
     writeln!(text, "  steering {}", kernel.steering)?;
     for address in &kernel.addresses {

@@ -158,13 +158,16 @@ fn missing(hook: Hook, errno: Option<i32>) -> Vec<String> {
     missing
 }
 
+const STATISTICS: [&str; 3] = ["processed ", "verification time ", "stack depth "];
+
 /// The verifier says why at the end, before its statistics.
 fn last_lines(log: &str) -> String {
     const LINES: usize = 3;
-    let log = log.replace("\\n", "\n");
+    // aya prints it as one quoted line.
+    let log = log.trim_matches('"').replace("\\n", "\n");
     let lines: Vec<_> = log
         .lines()
-        .filter(|line| !line.trim().is_empty() && !line.starts_with("processed "))
+        .filter(|line| !line.trim().is_empty() && !STATISTICS.iter().any(|start| line.starts_with(start)))
         .collect();
     lines[lines.len().saturating_sub(LINES)..].join(" | ")
 }
@@ -200,7 +203,7 @@ mod tests {
     #[test]
     fn of_a_verifiers_log_the_end_is_told() {
         let log =
-            "0: R1=ctx\\n1: (b7) r0 = 0\\nR2 invalid mem access\\nprocessed 12 insns (limit 1000000)\\n";
+            "0: R1=ctx\\n1: (b7) r0 = 0\\nR2 invalid mem access\\nverification time 9 usec\\nstack depth 128+0\\nprocessed 12 insns (limit 1000000)\\n";
         assert_eq!(
             last_lines(log),
             "0: R1=ctx | 1: (b7) r0 = 0 | R2 invalid mem access"

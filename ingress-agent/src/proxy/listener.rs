@@ -54,8 +54,8 @@ pub(crate) enum Owner {
 pub(crate) fn owner(address: SocketAddr) -> Owner {
     match probe(address) {
         Ok(_) => Owner::Nobody,
-        Err(error) if error.kind() == io::ErrorKind::AddrInUse => Owner::Somebody,
-        // No right to bind it (CAP_NET_BIND_SERVICE), or not this node's address yet: the kernel's list of listeners knows.
+        // Perhaps only connections of a process that is gone stand in the way; or there is no right to bind it (CAP_NET_BIND_SERVICE); or
+        // it is not this node's address yet: the kernel's list of listeners knows.
         Err(_) if is_listed(address) => Owner::Somebody,
         Err(_) => Owner::Nobody,
     }

@@ -62,7 +62,7 @@ impl Answer {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Status {
     pub pid: u32,
-    pub version: String,
+    pub release: String,
     /// `serving`, `handing over` or `draining`.
     pub phase: String,
     pub connections: usize,
