@@ -14,6 +14,7 @@ use ingress_core::resource::CertificateKey;
 use ingress_core::snapshot::Snapshot;
 
 use crate::config::Config;
+use crate::kernel::Kernel;
 use crate::source::kube::counts::SourceCounts;
 use crate::telemetry::access_log;
 use crate::telemetry::metrics::Mailbox;
@@ -60,6 +61,7 @@ pub struct AdminState {
     workers: Vec<Mailbox>,
     access_log: Arc<access_log::Counts>,
     series: SharedSeries,
+    kernel: Arc<Kernel>,
     listening: AtomicBool,
     draining: AtomicBool,
     /// The first thread that ended by a fault.
@@ -75,6 +77,7 @@ impl AdminState {
         workers: Vec<Mailbox>,
         access_log: Arc<access_log::Counts>,
         series: SharedSeries,
+        kernel: Arc<Kernel>,
         epoch: Instant,
     ) -> Arc<Self> {
         Arc::new(Self {
@@ -84,6 +87,7 @@ impl AdminState {
             workers,
             access_log,
             series,
+            kernel,
             listening: AtomicBool::new(false),
             draining: AtomicBool::new(false),
             dead: OnceLock::new(),

@@ -216,6 +216,8 @@ fn launch(source: &[OsString], flags: &[&str]) -> anyhow::Result<TestAgent> {
         ["--drain-timeout", "2s"],
         // So that it is the test, and not the pace of the machine, that decides whether a connection is used again.
         ["--upstream-idle-timeout", "60s"],
+        // What needs rights on the node, tests/kernel shows.
+        ["--kernel", "off"],
     ];
     args.extend(defaults.iter().filter(given).flatten().map(Into::into));
     args.extend(flags.iter().map(Into::into));

@@ -50,6 +50,7 @@ impl AgentProcess {
         let mut child = Command::new(program)
             .args(["run", "--http", "127.0.0.1:0", "--https", "127.0.0.1:0"])
             .args(["--admin", "127.0.0.1:0", "--log-format", "json"])
+            .args(["--kernel", "off"])
             .args(if flags.contains(&"--workers") {
                 [].as_slice()
             } else {

@@ -8,12 +8,13 @@ use ingress_core::name::ObjectRef;
 use ingress_core::reason::Reason;
 
 use super::collect::Collected;
-use super::process;
 use super::shard::{RouteSeries, ServiceSeries, ShardSnapshot, UpstreamEvent};
 use super::source;
 pub use super::text::Format;
 use super::text::{Labels, Page, seconds};
+use super::{kernel, process};
 use crate::admin::Published;
+use crate::kernel::KernelView;
 use crate::source::kube::counts::SourceCounts;
 use crate::telemetry::access_log::Counts;
 use crate::telemetry::record::{HttpVersion, Listener};
@@ -27,6 +28,7 @@ pub struct Process<'a> {
     pub draining: bool,
     /// Of the cluster, where that is the source.
     pub source: Option<&'a SourceCounts>,
+    pub kernel: &'a KernelView,
 }
 
 /// The whole page.
@@ -42,6 +44,7 @@ pub fn render(format: Format, collected: &Collected, process: &Process<'_>) -> S
         source::render(&mut page, counts);
     }
     agent(&mut page, collected, process);
+    kernel::render(&mut page, process.kernel);
     process::render(&mut page);
     page.finish()
 }
