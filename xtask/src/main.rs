@@ -4,6 +4,7 @@ mod bench;
 mod certificates;
 mod demo;
 mod deny;
+mod ebpf;
 mod guard;
 mod interrupt;
 mod promises;
@@ -32,6 +33,8 @@ enum Task {
     Promises,
     /// The house rules that no lint checks.
     Tidy,
+    /// Build the eBPF object that the agent carries, or prove that the kept one is what the source gives.
+    Ebpf(ebpf::Options),
     /// CPU a request, throughput, latency and memory beside nginx and HAProxy.
     Bench(bench::Options),
     /// Runs a program until standard input closes, so that it cannot outlive who started it.
@@ -52,6 +55,7 @@ fn run(task: Task) -> anyhow::Result<ExitCode> {
         Task::Test(options) => test::run(&options),
         Task::Promises => promises::print(),
         Task::Tidy => tidy::print(),
+        Task::Ebpf(options) => ebpf::run(&options),
         Task::Bench(options) => bench::run(&options),
         Task::Guard(options) => guard::run(&options),
     }

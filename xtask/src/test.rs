@@ -12,7 +12,7 @@ use anyhow::{Context, bail};
 use clap::ValueEnum;
 
 pub(crate) use self::libtest::{Outcome, Verdict};
-use crate::{deny, promises, tidy, workspace};
+use crate::{deny, ebpf, promises, tidy, workspace};
 
 #[derive(clap::Args)]
 pub(crate) struct Options {
@@ -34,6 +34,8 @@ enum Step {
     Clippy,
     /// cargo-deny: licences, sources, bans, advisories.
     Deny,
+    /// cargo xtask ebpf --check
+    Ebpf,
     /// Every test of the workspace.
     Tests,
     /// cargo xtask demo --check
@@ -99,6 +101,7 @@ impl Step {
             Self::Tidy => "tidy",
             Self::Clippy => "clippy",
             Self::Deny => "deny",
+            Self::Ebpf => "ebpf --check",
             Self::Tests => "tests",
             Self::Demo => "demo --check",
             Self::Promises => "promises",
@@ -123,6 +126,14 @@ impl Step {
             }),
             Self::Deny => {
                 let (problems, skipped) = deny::check()?;
+                Ok(Report {
+                    problems,
+                    skipped,
+                    ..Report::default()
+                })
+            }
+            Self::Ebpf => {
+                let ebpf::Findings { problems, skipped } = ebpf::check()?;
                 Ok(Report {
                     problems,
                     skipped,

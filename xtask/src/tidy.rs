@@ -9,7 +9,13 @@ use crate::workspace::{self, files_below, root, shown};
 
 /// Lines of a file without its tests; beyond it, something is hiding in there.
 const MOST_LINES: usize = 500;
-const OUR_FOLDERS: [&str; 5] = ["ingress-common", "ingress-core", "ingress-agent", "xtask", "tests"];
+const OUR_FOLDERS: [&str; 5] = [
+    "ingress-common",
+    "ingress-core",
+    "ingress-agent",
+    "xtask",
+    "tests",
+];
 
 pub(crate) fn print() -> anyhow::Result<ExitCode> {
     let problems = problems()?;
