@@ -79,6 +79,12 @@ pub const ALLOWED: u32 = 2;
 /// Never rejected, for whatever reason.
 pub const TRUSTED: u32 = 3;
 
+/// Room in the tables.
+pub const MAX_NAMES: u32 = 65_536;
+pub const MAX_JUDGED: u32 = 4096;
+pub const MAX_SOURCES: u32 = 16_384;
+pub const MAX_INGRESS: u32 = 1024;
+
 /// Ports that are never taken for unserved: kube-proxy serves node ports without a socket.
 pub const NODE_PORTS: core::ops::RangeInclusive<u16> = 30_000..=32_767;
 
