@@ -31,7 +31,8 @@ pub struct Line {
     /// Bytes of the part that is being read; while in a field name that may be `host`, how much of it was.
     count: u32,
     hosts: u32,
-    padding: u32,
+    /// Where the host begins.
+    pub host_at: u32,
 }
 
 const _: () = assert!(size_of::<Line>() == 16);
@@ -86,6 +87,9 @@ pub fn host(bytes: &Bytes<'_>, line: &mut Line, walk: &mut Walk) -> Request {
         let Some(byte) = bytes.u8(at) else {
             return Request::Split;
         };
+        if line.state == BEFORE_HOST {
+            line.host_at = at;
+        }
         match step(byte, line, walk) {
             Step::On => {}
             Step::Done => return conclude(line, walk),

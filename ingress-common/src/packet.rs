@@ -30,21 +30,23 @@ pub enum NotTcp {
 }
 
 /// Where it goes. IPv4 stands as `::ffff:a.b.c.d`.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Destination {
     pub source: [u8; 16],
     pub address: [u8; 16],
     pub port: u16,
 }
 
-/// A TCP segment within a packet.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+/// A TCP segment within a packet. In map memory in the kernel: with everything else it would not fit on the stack.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Segment {
     pub to: Destination,
     pub source_port: u16,
     pub sequence: u32,
     pub acknowledged: u32,
-    pub flags: u8,
+    pub flags: u32,
     /// Offsets from the packet's first byte.
     pub ip_at: u32,
     pub tcp_at: u32,
@@ -52,10 +54,12 @@ pub struct Segment {
     pub payload_len: u32,
 }
 
-pub const FIN: u8 = 0x01;
-pub const SYN: u8 = 0x02;
-pub const RST: u8 = 0x04;
-pub const ACK: u8 = 0x10;
+pub const FIN: u32 = 0x01;
+pub const SYN: u32 = 0x02;
+pub const RST: u32 = 0x04;
+pub const ACK: u32 = 0x10;
+
+const _: () = assert!(size_of::<Segment>() == 64);
 
 impl Segment {
     #[inline(always)]
@@ -231,7 +235,7 @@ fn transport(headers: &Headers<'_>, ip: &Ip) -> Option<Packet> {
         return Some(Packet::MalformedTcp(to));
     }
     let [a, b, c, d, e, f, g, h, offset, flags]: [u8; 10] = headers.array(ip.tcp_at + 4)?;
-    let length = u32::from(offset >> 4) * 4;
+    let (length, flags) = (u32::from(offset >> 4) * 4, u32::from(flags));
     if length < 20 || length > room || contradict(flags) {
         return Some(Packet::MalformedTcp(to));
     }
@@ -250,7 +254,7 @@ fn transport(headers: &Headers<'_>, ip: &Ip) -> Option<Packet> {
 
 /// Flags that no implementation sends and every one discards: opening together with an end, or none at all.
 #[inline(always)]
-fn contradict(flags: u8) -> bool {
+fn contradict(flags: u32) -> bool {
     let opens_and_ends = flags & SYN != 0 && flags & (FIN | RST) != 0;
     opens_and_ends || flags & (SYN | ACK | RST | FIN) == 0
 }

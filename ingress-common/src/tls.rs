@@ -42,7 +42,7 @@ const MOST_EXTENSIONS: u32 = 48;
 pub struct Place {
     at: u32,
     end: u32,
-    name_at: u32,
+    pub name_at: u32,
     name_len: u32,
     /// Of the constants below.
     seen: u32,

@@ -9,6 +9,7 @@ use crate::http::{self, Request};
 use crate::names::{NameKey, Walk};
 use crate::packet::{Destination, NotTcp, Packet, Segment};
 use crate::tls::{self, Bytes, Hello};
+use crate::window::{Head, Payload};
 
 /// A check does nothing.
 pub const OFF: u32 = 0;
@@ -165,24 +166,33 @@ impl Verdict {
     }
 
     /// The check that it belongs to, as the settings have it; [`OFF`] for what passes anyway.
-    #[inline(always)]
     pub const fn mode(self, settings: &Settings) -> u32 {
-        match self {
-            Self::SourceDenied | Self::SourceNotAllowed => settings.sources,
-            Self::PortUnserved => settings.unserved,
-            Self::SourceBudget | Self::TotalBudget => settings.budgets,
-            Self::MalformedTcp => settings.malformed,
-            Self::MalformedHello | Self::TlsNameUnknown | Self::HttpHostUnknown => settings.names,
-            _ => OFF,
-        }
+        mode(self as u32, settings)
     }
 
     /// Whether the check behind it would reject, were it not only counting.
     pub const fn is_reject(self) -> bool {
-        let first = Self::SourceDenied as u32;
-        let last = Self::HttpHostUnknown as u32;
-        self as u32 >= first && self as u32 <= last
+        is_reject(self as u32)
     }
+}
+
+/// [`Verdict::mode`] by number, as the kernel's side passes verdicts on.
+#[inline(always)]
+pub const fn mode(verdict: u32, settings: &Settings) -> u32 {
+    match verdict {
+        1 | 2 => settings.sources,
+        3 => settings.unserved,
+        4 | 5 => settings.budgets,
+        6 => settings.malformed,
+        7..=9 => settings.names,
+        _ => OFF,
+    }
+}
+
+/// [`Verdict::is_reject`] by number.
+#[inline(always)]
+pub const fn is_reject(verdict: u32) -> bool {
+    verdict >= Verdict::SourceDenied as u32 && verdict <= Verdict::HttpHostUnknown as u32
 }
 
 /// What the decision looks things up in: maps in the kernel, collections in the model beside it.
@@ -213,12 +223,61 @@ pub struct Reading {
     pub walk: Walk,
 }
 
+/// Memory for judging one packet, on one CPU.
+#[repr(C)]
+pub struct Scratch {
+    pub head: Head,
+    pub payload: Payload,
+    pub reading: Reading,
+    pub segment: Segment,
+}
+
+/// Which counter.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct CountKey {
+    pub interface: u32,
+    /// A [`Verdict`].
+    pub verdict: u32,
+}
+
+/// A rejected (or only counted) packet, for the log.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Sample {
+    pub source: [u8; 16],
+    pub interface: u32,
+    pub verdict: u32,
+    /// In host order.
+    pub port: u16,
+    /// 1 when it was rejected, 0 when it was only counted.
+    pub rejected: u16,
+    /// Of `name`.
+    pub name_len: u32,
+    /// The TLS name or host, as sent, cut to this.
+    pub name: [u8; SAMPLE_NAME],
+}
+
+/// Bytes of a name in a sample.
+pub const SAMPLE_NAME: usize = 64;
+/// Interfaces × verdicts that are counted.
+pub const MAX_COUNTS: u32 = 1024;
+/// Sources whose budget is remembered; of more, the longest silent are forgotten.
+pub const MAX_BUDGETS: u32 = 65_536;
+/// Bytes of samples that wait for the agent.
+pub const SAMPLES_BYTES: u32 = 64 * 1024;
+
+const _: () = assert!(size_of::<Reading>() == 72);
+const _: () = assert!(size_of::<Scratch>() == 272 + 2064 + 72 + 64);
+const _: () = assert!(size_of::<CountKey>() == 8);
+const _: () = assert!(size_of::<Sample>() == 96);
+
 /// What the headers alone come to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Step {
     Final(Verdict),
     /// To a listener that judges names, with a payload: [`words`] decides.
-    Words(Segment, Judged),
+    Words(Judged),
 }
 
 /// Judges a packet by its headers.
@@ -282,7 +341,7 @@ fn served<T: Tables>(tables: &T, segment: &Segment, judged: Judged) -> Step {
     }
     let names = judged.flags & (JUDGE_TLS_NAMES | JUDGE_HTTP_HOSTS) != 0;
     if settings.names != OFF && names && segment.says() {
-        return Step::Words(*segment, judged);
+        return Step::Words(judged);
     }
     Step::Final(Verdict::Untouched)
 }
@@ -382,6 +441,24 @@ fn request<T: Tables>(tables: &T, bytes: &Bytes<'_>, reading: &mut Reading) -> V
 #[inline(always)]
 fn is_known<T: Tables>(tables: &T, walk: &Walk) -> bool {
     tables.knows(walk.exact()) || tables.knows(walk.wildcard())
+}
+
+#[cfg(feature = "user")]
+mod user {
+    #![allow(unsafe_code, reason = "aya's marker for plain bytes is an unsafe trait")]
+    use super::{CountKey, Judged, Settings, SourceKey};
+    use crate::names::NameKey;
+
+    // SAFETY: repr(C), integers only, no implicit padding (the asserted sizes are the sums of the fields').
+    unsafe impl aya::Pod for Settings {}
+    // SAFETY: as above.
+    unsafe impl aya::Pod for Judged {}
+    // SAFETY: as above.
+    unsafe impl aya::Pod for SourceKey {}
+    // SAFETY: as above.
+    unsafe impl aya::Pod for CountKey {}
+    // SAFETY: as above.
+    unsafe impl aya::Pod for NameKey {}
 }
 
 #[cfg(test)]

@@ -23,7 +23,8 @@ fn ethernet(tags: &[u16], kind: u16) -> Vec<u8> {
     frame
 }
 
-fn tcp(options: usize, flags: u8, payload: &[u8]) -> Vec<u8> {
+fn tcp(options: usize, flags: u32, payload: &[u8]) -> Vec<u8> {
+    let flags = u8::try_from(flags).unwrap();
     let mut bytes = Vec::from([0xc0, 1, 1, 0xbb, 0, 0, 0, 9, 0, 0, 0, 5]);
     bytes.extend([
         u8::try_from((20 + options) / 4 * 16).unwrap(),

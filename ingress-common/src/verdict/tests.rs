@@ -89,7 +89,7 @@ fn plain() -> Plain {
     }
 }
 
-fn segment(port: u16, flags: u8, payload: &[u8]) -> Segment {
+fn segment(port: u16, flags: u32, payload: &[u8]) -> Segment {
     Segment {
         to: Destination {
             source: CLIENT,
@@ -110,7 +110,7 @@ fn segment(port: u16, flags: u8, payload: &[u8]) -> Segment {
 fn judge(tables: &Plain, segment: Segment, payload: &[u8]) -> Verdict {
     match headers(tables, &Packet::Tcp(segment)) {
         Step::Final(verdict) => verdict,
-        Step::Words(segment, judged) => {
+        Step::Words(judged) => {
             let mut bytes: Payload = [0; _];
             bytes[..payload.len()].copy_from_slice(payload);
             let window = Window::new(&bytes, segment.payload_len);

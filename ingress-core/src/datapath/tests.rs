@@ -35,10 +35,6 @@ fn built(resources: &Resources) -> (Contents, Vec<Note>) {
     contents(&compile(resources, &Snapshot::empty()).0, &ground())
 }
 
-fn of_routes(routes: Vec<RouteSpec>) -> (Contents, Vec<Note>) {
-    built(&resources(routes))
-}
-
 fn flags(contents: &Contents) -> Vec<u32> {
     contents.judged.values().map(|judged| judged.flags).collect()
 }
@@ -132,7 +128,7 @@ fn verdict(contents: &Contents, source: IpAddr, to: SocketAddr, says: &[u8]) -> 
     let model = Model(contents);
     match headers(&model, &Packet::Tcp(segment)) {
         Step::Final(verdict) => verdict,
-        Step::Words(segment, judged) => {
+        Step::Words(judged) => {
             let mut payload: Payload = [0; _];
             payload[..says.len()].copy_from_slice(says);
             let window = Window::new(&payload, segment.payload_len);
