@@ -6,7 +6,6 @@ use core::hint::black_box;
 
 use crate::names::Walk;
 use crate::tls::Bytes;
-use crate::window::PAYLOAD_BYTES;
 
 /// What a connection's first segment says.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -28,45 +27,21 @@ pub enum Request {
 pub struct Line {
     /// Of the constants below.
     state: u32,
-    /// Bytes of the part that is being read; while in a field name that may be `host`, how much of it was.
-    count: u32,
     hosts: u32,
     /// Where the host begins.
     pub host_at: u32,
+    padding: u32,
 }
 
 const _: () = assert!(size_of::<Line>() == 16);
 
-const METHOD: u32 = 0;
-const TARGET: u32 = 1;
-const VERSION: u32 = 2;
-const LINE_START: u32 = 3;
-const FIELD_NAME: u32 = 4;
-const FIELD_VALUE: u32 = 5;
-const BEFORE_HOST: u32 = 6;
-const IN_HOST: u32 = 7;
-const PORT: u32 = 8;
-const AFTER_HOST: u32 = 9;
-const LINE_END: u32 = 10;
-const HEAD_END: u32 = 11;
-const TARGET_START: u32 = 12;
-
-/// The longest method that a registered one or WebDAV needs, with room.
-const LONGEST_METHOD: u32 = 20;
+/// How much of a request's head is read. Each byte costs the verifier some hundred instructions; a stranger's head is short.
+pub const MOST_HEAD: u32 = 1024;
 
 /// Whether it is worth proving that this is a connection's first segment.
 #[inline(always)]
 pub fn looks_like(bytes: &Bytes<'_>) -> bool {
     matches!(bytes.u8(0), Some(b'A'..=b'Z')) && matches!(bytes.u8(1), Some(b'A'..=b'Z'))
-}
-
-/// What a byte leads to.
-#[derive(PartialEq, Eq)]
-enum Step {
-    On,
-    Done,
-    Foreign,
-    Unusual,
 }
 
 /// Reads a first segment.
@@ -79,22 +54,25 @@ pub fn host(bytes: &Bytes<'_>, line: &mut Line, walk: &mut Walk) -> Request {
     *line = Line::default();
     walk.begin();
     let mut at = 0;
-    #[allow(clippy::cast_possible_truncation, reason = "2048")]
-    let most = PAYLOAD_BYTES as u32;
-    while at < most {
+    while at < MOST_HEAD {
         // Keeps the values in memory: only `at` is left for the verifier to count.
         (line, walk) = (black_box(line), black_box(walk));
         let Some(byte) = bytes.u8(at) else {
             return Request::Split;
         };
-        if line.state == BEFORE_HOST {
-            line.host_at = at;
+        let state = line.state;
+        // A table and not a match: every branch here is one that the verifier takes for every byte.
+        let next = u32::from(NEXT[(state & 31) as usize][byte as usize]);
+        line.state = next;
+        if next >= FIRST_END {
+            return conclude(next, line, walk);
         }
-        match step(byte, line, walk) {
-            Step::On => {}
-            Step::Done => return conclude(line, walk),
-            Step::Foreign => return Request::Foreign,
-            Step::Unusual => return Request::Unusual,
+        if next == BEFORE_HOST {
+            line.hosts += u32::from(byte == b':');
+            line.host_at = at + 1;
+        }
+        if next == IN_HOST && !walk.take(byte) {
+            return Request::Unusual;
         }
         at += 1;
     }
@@ -102,196 +80,133 @@ pub fn host(bytes: &Bytes<'_>, line: &mut Line, walk: &mut Walk) -> Request {
 }
 
 #[inline(always)]
-fn conclude(line: &Line, walk: &Walk) -> Request {
-    if line.hosts == 0 {
-        Request::NoHost
-    } else if walk.is_name() {
-        Request::Host
-    } else {
-        Request::Unusual
+fn conclude(end: u32, line: &Line, walk: &Walk) -> Request {
+    match end {
+        DONE if line.hosts == 0 => Request::NoHost,
+        DONE if line.hosts == 1 && walk.is_name() => Request::Host,
+        FOREIGN => Request::Foreign,
+        _ => Request::Unusual,
     }
 }
 
-#[inline(always)]
-fn step(byte: u8, line: &mut Line, walk: &mut Walk) -> Step {
-    match line.state {
-        METHOD => method(byte, line),
-        TARGET_START => target_start(byte, line),
-        TARGET => target(byte, line),
-        VERSION => version(byte, line),
-        LINE_START => line_start(byte, line),
-        FIELD_NAME => field_name(byte, line),
-        FIELD_VALUE => value(byte, line),
-        BEFORE_HOST | IN_HOST => in_host(byte, line, walk),
-        PORT => port(byte, line),
-        AFTER_HOST => after_host(byte, line),
-        LINE_END => end(byte, line, LINE_START, Step::On),
-        _ => end(byte, line, HEAD_END, Step::Done),
+const METHOD: u32 = 0;
+const TARGET_START: u32 = 1;
+const TARGET: u32 = 2;
+/// `HTTP/1.x` and the carriage return: nine states.
+const VERSION: u32 = 3;
+const LINE_START: u32 = 12;
+/// So many bytes of `host` were read: four states, and one for all of it.
+const NAME: u32 = 13;
+const WHOLE_NAME: u32 = 17;
+const OTHER_NAME: u32 = 18;
+const VALUE: u32 = 19;
+const BEFORE_HOST: u32 = 20;
+const IN_HOST: u32 = 21;
+const PORT: u32 = 22;
+const AFTER_HOST: u32 = 23;
+const LINE_END: u32 = 24;
+const HEAD_END: u32 = 25;
+const FIRST_END: u32 = 26;
+const DONE: u32 = 26;
+const FOREIGN: u32 = 27;
+const UNUSUAL: u32 = 28;
+
+/// From state and byte to the next state.
+static NEXT: [[u8; 256]; 32] = {
+    let mut table = [[UNUSUAL as u8; 256]; 32];
+    let mut state = 0;
+    while state < FIRST_END {
+        let mut byte = 0;
+        while byte < 256 {
+            #[allow(clippy::cast_possible_truncation, reason = "both are below 256")]
+            let next = next(state, byte as u8) as u8;
+            table[state as usize][byte] = next;
+            byte += 1;
+        }
+        state += 1;
+    }
+    table
+};
+
+const fn next(state: u32, byte: u8) -> u32 {
+    match (state, byte) {
+        (METHOD, b'A'..=b'Z') => METHOD,
+        (METHOD, b' ') => TARGET_START,
+        // Origin form alone: the others name a host, or none, of their own (RFC 9112, 3.2).
+        (TARGET_START, b'/') => TARGET,
+        (METHOD | TARGET_START, _) => FOREIGN,
+        (TARGET, b' ') => VERSION,
+        (TARGET, 0x21..=0x7e) => TARGET,
+        (VERSION..LINE_START, _) => version(state, byte),
+        (LINE_START, b'\r') => HEAD_END,
+        (LINE_START, b':') => UNUSUAL,
+        (LINE_START, _) => name(NAME, byte),
+        (WHOLE_NAME, b':') => BEFORE_HOST,
+        (NAME..=OTHER_NAME, b':') => VALUE,
+        (NAME..=OTHER_NAME, _) => name(state, byte),
+        (VALUE, b'\t' | 0x20..=0x7e | 0x80..=0xff) => VALUE,
+        (BEFORE_HOST, b' ' | b'\t') => BEFORE_HOST,
+        (IN_HOST | PORT | AFTER_HOST, b' ' | b'\t') => AFTER_HOST,
+        (BEFORE_HOST | IN_HOST, b':') => PORT,
+        (PORT, b'0'..=b'9') => PORT,
+        (VALUE | BEFORE_HOST | IN_HOST | PORT | AFTER_HOST, b'\r') => LINE_END,
+        (BEFORE_HOST | IN_HOST, 0x21..=0x7e) => IN_HOST,
+        // Only a line feed may follow a carriage return.
+        (LINE_END, b'\n') => LINE_START,
+        (HEAD_END, b'\n') => DONE,
+        _ => UNUSUAL,
     }
 }
 
-#[inline(always)]
-fn go(line: &mut Line, state: u32) -> Step {
-    line.state = state;
-    line.count = 0;
-    Step::On
-}
-
-#[inline(always)]
-fn method(byte: u8, line: &mut Line) -> Step {
-    line.count += 1;
-    match byte {
-        b'A'..=b'Z' if line.count <= LONGEST_METHOD => Step::On,
-        b' ' => go(line, TARGET_START),
-        _ => Step::Foreign,
-    }
-}
-
-/// Origin form alone: the others name a host, or none, of their own (RFC 9112, 3.2).
-#[inline(always)]
-fn target_start(byte: u8, line: &mut Line) -> Step {
-    if byte == b'/' {
-        go(line, TARGET)
-    } else {
-        Step::Foreign
-    }
-}
-
-#[inline(always)]
-fn target(byte: u8, line: &mut Line) -> Step {
-    match byte {
-        b' ' => go(line, VERSION),
-        0x21..=0x7e => Step::On,
-        _ => Step::Unusual,
-    }
-}
-
-#[inline(always)]
-fn version(byte: u8, line: &mut Line) -> Step {
-    let expected = match line.count {
-        0..=3 => byte == [b'H', b'T', b'T', b'P'][(line.count & 3) as usize],
+const fn version(state: u32, byte: u8) -> u32 {
+    let expected = match state - VERSION {
+        0 => byte == b'H',
+        1 | 2 => byte == b'T',
+        3 => byte == b'P',
         4 => byte == b'/',
         5 => byte == b'1',
         6 => byte == b'.',
         7 => byte == b'1' || byte == b'0',
-        _ if byte == b'\r' => return go(line, LINE_END),
-        _ => false,
+        _ => byte == b'\r',
     };
-    line.count += 1;
-    if expected { Step::On } else { Step::Unusual }
-}
-
-#[inline(always)]
-fn line_start(byte: u8, line: &mut Line) -> Step {
-    if byte == b'\r' {
-        return go(line, HEAD_END);
+    match (expected, state - VERSION) {
+        (false, _) => UNUSUAL,
+        (true, 8) => LINE_END,
+        (true, _) => state + 1,
     }
-    line.state = FIELD_NAME;
-    line.count = 0;
-    field_name(byte, line)
 }
-
-/// Longer than `host`, or something else.
-const NOT_HOST: u32 = 5;
 
 /// RFC 9110, 5.6.2: a token, right before the colon.
-#[inline(always)]
-fn field_name(byte: u8, line: &mut Line) -> Step {
-    let lower = byte | 0x20;
-    match byte {
-        b':' if line.count == 0 => Step::Unusual,
-        b':' if line.count == 4 => {
-            line.hosts += 1;
-            if line.hosts > 1 {
-                return Step::Unusual;
-            }
-            go(line, BEFORE_HOST)
-        }
-        b':' => go(line, FIELD_VALUE),
-        b'A'..=b'Z' | b'a'..=b'z' => {
-            let next = match line.count {
-                0 => lower == b'h',
-                1 => lower == b'o',
-                2 => lower == b's',
-                3 => lower == b't',
-                _ => false,
-            };
-            line.count = if next { line.count + 1 } else { NOT_HOST };
-            Step::On
-        }
-        b'0'..=b'9'
-        | b'-'
-        | b'_'
-        | b'.'
-        | b'!'
-        | b'#'
-        | b'$'
-        | b'%'
-        | b'&'
-        | b'\''
-        | b'*'
-        | b'+'
-        | b'^'
-        | b'`'
-        | b'|'
-        | b'~' => {
-            line.count = NOT_HOST;
-            Step::On
-        }
-        _ => Step::Unusual,
+const fn name(state: u32, byte: u8) -> u32 {
+    let continues = match state - NAME {
+        0 => byte | 0x20 == b'h',
+        1 => byte | 0x20 == b'o',
+        2 => byte | 0x20 == b's',
+        3 => byte | 0x20 == b't',
+        _ => false,
+    };
+    if continues {
+        return state + 1;
     }
-}
-
-#[inline(always)]
-fn value(byte: u8, line: &mut Line) -> Step {
-    match byte {
-        b'\r' => go(line, LINE_END),
-        b'\t' | 0x20..=0x7e | 0x80..=0xff => Step::On,
-        _ => Step::Unusual,
-    }
-}
-
-#[inline(always)]
-fn in_host(byte: u8, line: &mut Line, walk: &mut Walk) -> Step {
-    match byte {
-        b' ' | b'\t' if line.state == BEFORE_HOST => Step::On,
-        b' ' | b'\t' => go(line, AFTER_HOST),
-        b':' => go(line, PORT),
-        b'\r' => go(line, LINE_END),
-        _ if walk.take(byte) => go(line, IN_HOST),
-        _ => Step::Unusual,
-    }
-}
-
-#[inline(always)]
-fn port(byte: u8, line: &mut Line) -> Step {
-    line.count += 1;
-    match byte {
-        b'0'..=b'9' if line.count <= 5 => Step::On,
-        b' ' | b'\t' => go(line, AFTER_HOST),
-        b'\r' => go(line, LINE_END),
-        _ => Step::Unusual,
-    }
-}
-
-#[inline(always)]
-fn after_host(byte: u8, line: &mut Line) -> Step {
-    match byte {
-        b' ' | b'\t' => Step::On,
-        b'\r' => go(line, LINE_END),
-        _ => Step::Unusual,
-    }
-}
-
-/// Only a line feed may follow a carriage return.
-#[inline(always)]
-fn end(byte: u8, line: &mut Line, state: u32, then: Step) -> Step {
-    if byte != b'\n' {
-        return Step::Unusual;
-    }
-    line.state = state;
-    line.count = 0;
-    then
+    let token = byte.is_ascii_alphanumeric()
+        || matches!(
+            byte,
+            b'-' | b'_'
+                | b'.'
+                | b'!'
+                | b'#'
+                | b'$'
+                | b'%'
+                | b'&'
+                | b'\''
+                | b'*'
+                | b'+'
+                | b'^'
+                | b'`'
+                | b'|'
+                | b'~'
+        );
+    if token { OTHER_NAME } else { UNUSUAL }
 }
 
 #[cfg(test)]

@@ -35,6 +35,27 @@ impl NameKey {
     }
 }
 
+/// What a byte of a name is: in lower case, with [`LETTER`] where it is no digit; 0 where no name has it. A table, because every branch
+/// in [`Walk::take`] is one that the verifier takes for every byte.
+static KIND: [u16; 256] = {
+    let mut table = [0; 256];
+    let mut byte = 0;
+    while byte < 256 {
+        #[allow(clippy::cast_possible_truncation, reason = "below 256")]
+        let letter = byte as u8;
+        table[byte] = match letter {
+            b'0'..=b'9' | b'.' => letter as u16,
+            b'A'..=b'Z' => LETTER | letter.to_ascii_lowercase() as u16,
+            b'a'..=b'z' | b'-' | b'_' => LETTER | letter as u16,
+            _ => 0,
+        };
+        byte += 1;
+    }
+    table
+};
+
+const LETTER: u16 = 0x100;
+
 /// Reads a name byte by byte. Lives in map memory in the kernel, where its values don't multiply the verifier's states.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -67,37 +88,27 @@ impl Walk {
     /// Takes the next byte; false when no host name that is judged here has it.
     #[inline(always)]
     pub fn take(&mut self, byte: u8) -> bool {
-        if self.len >= MAX_NAME {
+        let kind = KIND[byte as usize];
+        if self.len >= MAX_NAME || kind == 0 {
             return false;
         }
         self.len += 1;
-        let byte = if byte.is_ascii_uppercase() {
-            byte | 0x20
-        } else {
-            byte
-        };
-        self.whole = add(self.whole, byte);
+        #[allow(clippy::cast_possible_truncation, reason = "the lower byte is meant")]
+        let lower = kind as u8;
+        self.whole = add(self.whole, lower);
         if self.dots > 0 {
-            self.suffix = add(self.suffix, byte);
+            self.suffix = add(self.suffix, lower);
         }
-        if byte == b'.' {
-            return self.end_label();
+        if lower == b'.' {
+            let label = self.label;
+            self.dots += 1;
+            self.label = 0;
+            self.letters = 0;
+            return label > 0;
         }
         self.label += 1;
-        let digit = byte.is_ascii_digit();
-        if !digit {
-            self.letters = 1;
-        }
-        digit || byte.is_ascii_lowercase() || byte == b'-' || byte == b'_'
-    }
-
-    #[inline(always)]
-    fn end_label(&mut self) -> bool {
-        let empty = self.label == 0;
-        self.dots += 1;
-        self.label = 0;
-        self.letters = 0;
-        !empty
+        self.letters |= u32::from(kind >> 8) & 1;
+        true
     }
 
     /// Whether what was read is a name that may be judged: no trailing dot, and not an address (no top-level domain is a number).

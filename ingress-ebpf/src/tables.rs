@@ -19,6 +19,8 @@ use crate::packet::{Frame, TCP};
 /// The maps, for one packet.
 pub struct Maps {
     pub frame: Frame,
+    /// Read once, where the kind of context is known: the verifier takes no computed offset into one.
+    interface: u32,
     pub settings: &'static Settings,
 }
 
@@ -28,6 +30,7 @@ impl Maps {
     pub fn new(frame: Frame) -> Option<Self> {
         Some(Self {
             frame,
+            interface: frame.interface(),
             settings: REJECT_SETTINGS.get(0)?,
         })
     }
@@ -222,7 +225,7 @@ pub fn settle(maps: &Maps, verdict: u32, scratch: &Scratch, name_at: u32, name_l
 #[inline(always)]
 fn count(maps: &Maps, verdict: u32) {
     let key = CountKey {
-        interface: maps.frame.interface(),
+        interface: maps.interface,
         verdict,
     };
     match REJECT_COUNTS.get_ptr_mut(key) {
@@ -251,7 +254,7 @@ fn sample(maps: &Maps, verdict: u32, rejected: bool, scratch: &Scratch, (at, len
     // SAFETY: the reserved room is one sample's; every byte of it is written here, field by field, without one on the stack.
     unsafe {
         (&raw mut (*sample).source).write(scratch.segment.to.source);
-        (&raw mut (*sample).interface).write(maps.frame.interface());
+        (&raw mut (*sample).interface).write(maps.interface);
         (&raw mut (*sample).verdict).write(verdict);
         (&raw mut (*sample).port).write(scratch.segment.to.port);
         (&raw mut (*sample).rejected).write(rejected as u16);

@@ -2,7 +2,7 @@ use proptest::prelude::*;
 
 use super::*;
 use crate::names::NameKey;
-use crate::window::{Payload, Window};
+use crate::window::{PAYLOAD_BYTES, Payload, Window};
 
 fn read(segment: &[u8]) -> (Request, Option<NameKey>) {
     let mut payload: Payload = [0xee; _];
@@ -42,7 +42,7 @@ fn a_head_cut_anywhere_passes() {
     }
     let long = std::format!(
         "GET / HTTP/1.1\r\nHost: a.b\r\nCookie: {}\r\n\r\n",
-        "x".repeat(2048)
+        "x".repeat(1000)
     );
     assert_eq!(request(&long), Request::Split);
 }
@@ -79,7 +79,6 @@ fn what_two_readers_could_take_differently_passes() {
         "/ HTTP/1.1\r\nHost: a.b,c.d",
         "/ HTTP/1.1\r\nHost: u@a.b",
         "/ HTTP/1.1\r\nHost: a.b:80x",
-        "/ HTTP/1.1\r\nHost: a.b:123456",
         "/ HTTP/1.1\r\nHost:",
         "/ HTTP/1.1\r\nHost: [::1]",
         "/ HTTP/1.1\r\nHost: 10.0.0.1:80",
