@@ -14,6 +14,7 @@ use ingress_core::resource::CertificateKey;
 use ingress_core::snapshot::Snapshot;
 
 use crate::config::Config;
+use crate::kernel::Kernel;
 use crate::telemetry::access_log;
 use crate::telemetry::metrics::Mailbox;
 use crate::telemetry::metrics::collect::SharedSeries;
@@ -59,6 +60,7 @@ pub struct AdminState {
     workers: Vec<Mailbox>,
     access_log: Arc<access_log::Counts>,
     series: SharedSeries,
+    kernel: Arc<Kernel>,
     listening: AtomicBool,
     draining: AtomicBool,
     /// The first thread that ended by a fault.
@@ -72,6 +74,7 @@ impl AdminState {
         workers: Vec<Mailbox>,
         access_log: Arc<access_log::Counts>,
         series: SharedSeries,
+        kernel: Arc<Kernel>,
         epoch: Instant,
     ) -> Arc<Self> {
         Arc::new(Self {
@@ -81,6 +84,7 @@ impl AdminState {
             workers,
             access_log,
             series,
+            kernel,
             listening: AtomicBool::new(false),
             draining: AtomicBool::new(false),
             dead: OnceLock::new(),

@@ -2,8 +2,11 @@
 //!
 //! Threads: source watch → publisher → (live state) ← workers, one a core; admin; access log writer. All are joined at the end.
 
+mod serving;
+mod succession;
+
 use std::io;
-use std::net::{SocketAddr, TcpListener};
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::AtomicUsize;
 use std::sync::mpsc;
@@ -15,11 +18,13 @@ use arc_swap::ArcSwap;
 use ingress_core::filter::Forwarding;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 
+use self::serving::Serving;
+use self::succession::{Estate, Succession};
 use crate::admin::{self, AdminState, Published};
 use crate::config::Config;
 use crate::drain::Drain;
+use crate::kernel::Kernel;
 use crate::live::Live;
-use crate::proxy::listener::BoundListener;
 use crate::proxy::upstream::IdleBudget;
 use crate::proxy::worker::{self, Equipment, Shared};
 use crate::proxy::{tls, wire};
@@ -28,7 +33,6 @@ use crate::resolve::Resolver;
 use crate::source::dir;
 use crate::telemetry::access_log;
 use crate::telemetry::metrics::{self, LiveSeries};
-use crate::telemetry::record::Listener;
 
 /// A serving agent.
 pub struct Running {
@@ -37,6 +41,8 @@ pub struct Running {
     pub admin: Option<SocketAddr>,
     pub live: Arc<ArcSwap<Live>>,
     pub state: Arc<AdminState>,
+    kernel: Arc<Kernel>,
+    succession: Option<Succession>,
     drain: Arc<Drain>,
     drain_timeout: Duration,
     workers: Vec<JoinHandle<()>>,
@@ -53,9 +59,13 @@ pub struct Running {
 /// When an address can't be bound (the message names the flag), the folder can't be watched, or TLS can't be set up.
 pub fn start(config: Config) -> Result<Running> {
     let started = Instant::now();
-    let http = bind_all(&config, Listener::Http)?;
-    let https = bind_all(&config, Listener::Https)?;
-    let (http_addresses, https_addresses) = (addresses(&http), addresses(&https));
+    let Serving {
+        http,
+        https,
+        sockets,
+        kernel,
+        all_steered,
+    } = serving::bind(&config)?;
     let (log_sink, access_log) =
         access_log::start(config.access_log).context("the access log cannot be started")?;
     let series = Arc::new(ArcSwap::from_pointee(LiveSeries::default()));
@@ -65,6 +75,7 @@ pub fn start(config: Config) -> Result<Running> {
         mailboxes,
         log_sink.counts(),
         Arc::clone(&series),
+        Arc::clone(&kernel),
         started,
     );
     let admin_server = config
@@ -73,12 +84,7 @@ pub fn start(config: Config) -> Result<Running> {
         .transpose()?;
     let admin_address = admin_server.as_ref().map(admin::Admin::address).transpose()?;
 
-    let listeners: Vec<_> = http_addresses
-        .iter()
-        .chain(&https_addresses)
-        .chain(&admin_address)
-        .copied()
-        .collect();
+    let listeners: Vec<_> = http.iter().chain(&https).chain(&admin_address).copied().collect();
     let Publication {
         thread: publisher,
         live,
@@ -99,12 +105,11 @@ pub fn start(config: Config) -> Result<Running> {
         series,
         drain: Arc::clone(&drain),
         connections: AtomicUsize::new(0),
-        https_port: redirect_port(&config, &https_addresses),
+        https_port: redirect_port(&config, &https),
         started,
         config,
     });
     let mut workers = Vec::new();
-    let sockets = by_worker(http.into_iter().chain(https), shared.config.workers);
     for (index, (sockets, inbox)) in sockets.into_iter().zip(inboxes).enumerate() {
         let equipment = Equipment {
             shared: Arc::clone(&shared),
@@ -121,11 +126,21 @@ pub fn start(config: Config) -> Result<Running> {
             }
         })?);
     }
+    let estate = Estate {
+        kernel: Arc::clone(&kernel),
+        state: Arc::clone(&state),
+        shared,
+        addresses: http.iter().chain(&https).copied().collect(),
+        all_steered,
+    };
+    let succession = succession::take_over(&estate)?;
     state.set_listening();
     let admin_server = admin_server.map(admin::Admin::start).transpose()?;
     Ok(Running {
-        http: http_addresses,
-        https: https_addresses,
+        http,
+        https,
+        kernel,
+        succession,
         admin: admin_address,
         live,
         state,
@@ -157,6 +172,8 @@ impl Running {
         for worker in self.workers {
             let _ = worker.join();
         }
+        self.kernel.let_go("the agent has ended");
+        drop(self.succession);
         self.watch.stop();
         // The publisher owns the resolver, which can always send to it: only an order ends the two.
         let _ = self.events.send(Event::Stop);
@@ -244,6 +261,7 @@ fn announce(running: &Running) {
         http = list(&running.http),
         https = list(&running.https),
         admin = list(running.admin.as_slice()),
+        steering = running.kernel.view().steering.to_string(),
         "serving"
     );
     let named: Vec<_> = hosts.iter().take(NAMED_AT_START).cloned().collect();
@@ -368,43 +386,8 @@ fn published(report: Report) -> Published {
     }
 }
 
-fn bind_all(config: &Config, listener: Listener) -> Result<Vec<BoundListener>> {
-    let addresses = match listener {
-        Listener::Http => &config.http,
-        Listener::Https => &config.https,
-    };
-    let bind = |address: &SocketAddr| {
-        BoundListener::bind(listener, *address, config.workers)
-            .with_context(|| busy(listener.as_str(), *address))
-    };
-    addresses.iter().map(bind).collect()
-}
-
 fn bind_admin(address: SocketAddr, state: &Arc<AdminState>) -> Result<admin::Admin> {
-    admin::bind(address, Arc::clone(state)).with_context(|| busy("admin", address))
-}
-
-fn busy(flag: &str, address: SocketAddr) -> String {
-    format!(
-        "--{flag} {address}: cannot listen here (another address can be given with --{flag} ADDRESS:PORT)"
-    )
-}
-
-fn addresses(listeners: &[BoundListener]) -> Vec<SocketAddr> {
-    listeners.iter().map(|listener| listener.address).collect()
-}
-
-fn by_worker(
-    listeners: impl Iterator<Item = BoundListener>,
-    workers: usize,
-) -> Vec<Vec<(Listener, TcpListener)>> {
-    let mut sockets: Vec<Vec<_>> = (0..workers).map(|_| Vec::new()).collect();
-    for bound in listeners {
-        for (worker, socket) in sockets.iter_mut().zip(bound.sockets) {
-            worker.push((bound.listener, socket));
-        }
-    }
-    sockets
+    admin::bind(address, Arc::clone(state)).with_context(|| serving::busy("admin", address))
 }
 
 fn redirect_port(config: &Config, https: &[SocketAddr]) -> u16 {

@@ -50,6 +50,7 @@ pub struct Config {
     pub reason_header: bool,
     /// The port that redirects to HTTPS name; `None` leaves it out (443).
     pub https_port_in_redirects: Option<u16>,
+    pub kernel: Kernel,
     pub log: Log,
 }
 
@@ -146,6 +147,41 @@ pub struct Upstream {
     pub idle_timeout: Duration,
     /// Of the whole process.
     pub max_idle_per_endpoint: usize,
+}
+
+/// What the agent does in the kernel.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct Kernel {
+    pub steering: HookMode,
+    /// The share of client addresses that is taken.
+    pub takeover: Sample,
+    /// Where the agents of a node find each other.
+    pub run_dir: PathBuf,
+    /// After a hand-over, for what is still open.
+    #[serde(serialize_with = "units::as_text")]
+    pub hand_over_timeout: Duration,
+}
+
+/// Whether something in the kernel is used.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, ValueEnum)]
+#[serde(rename_all = "lowercase")]
+pub enum HookMode {
+    /// Where it can be and harms nobody.
+    Auto,
+    /// Or the agent does not start.
+    On,
+    Off,
+}
+
+impl HookMode {
+    /// One hook's own setting below the one for all: `off` there wins, and `on` there makes `auto` a must.
+    fn under(self, all: Self) -> Self {
+        match (all, self) {
+            (Self::Off, _) => Self::Off,
+            (Self::On, Self::Auto) => Self::On,
+            (_, own) => own,
+        }
+    }
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]

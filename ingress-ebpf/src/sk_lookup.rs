@@ -74,37 +74,33 @@ fn count(served: &Served, which: impl FnOnce(&mut SteerCounts) -> &mut u64) {
 #[inline(always)]
 fn opening(context: &SkLookupContext) -> Option<Opening> {
     let lookup: *const bpf_sk_lookup = context.lookup;
-    // SAFETY: the kernel gives a valid context; each field is read by itself, as the verifier wants it.
-    unsafe {
-        if (*lookup).protocol != IPPROTO_TCP {
-            return None;
-        }
-        let (local, remote) = if (*lookup).family == AF_INET {
-            (mapped((*lookup).local_ip4.to_ne_bytes()), mapped((*lookup).remote_ip4.to_ne_bytes()))
-        } else {
-            (
-                address(
-                    (*lookup).local_ip6[0],
-                    (*lookup).local_ip6[1],
-                    (*lookup).local_ip6[2],
-                    (*lookup).local_ip6[3],
-                ),
-                address(
-                    (*lookup).remote_ip6[0],
-                    (*lookup).remote_ip6[1],
-                    (*lookup).remote_ip6[2],
-                    (*lookup).remote_ip6[3],
-                ),
-            )
+    // All fields are read before anything is decided, and volatile: LLVM would otherwise choose between the addresses of two fields, and
+    // the verifier takes no computed pointer into a context ("dereference of modified ctx ptr").
+    macro_rules! read {
+        ($($field:tt)+) => {
+            // SAFETY: the kernel gives a valid context; the verifier checks every offset.
+            unsafe { core::ptr::read_volatile(&raw const (*lookup).$($field)+) }
         };
-        Some(Opening {
-            local,
-            // Host order here, network order there (linux/bpf.h, struct bpf_sk_lookup).
-            local_port: (*lookup).local_port as u16,
-            remote,
-            remote_port: u16::from_be((*lookup).remote_port),
-        })
     }
+    if read!(protocol) != IPPROTO_TCP {
+        return None;
+    }
+    let is_v4 = read!(family) == AF_INET;
+    let (local4, remote4) = (read!(local_ip4), read!(remote_ip4));
+    let local6 = address(read!(local_ip6[0]), read!(local_ip6[1]), read!(local_ip6[2]), read!(local_ip6[3]));
+    let remote6 = address(read!(remote_ip6[0]), read!(remote_ip6[1]), read!(remote_ip6[2]), read!(remote_ip6[3]));
+    let (local, remote) = if is_v4 {
+        (mapped(local4.to_ne_bytes()), mapped(remote4.to_ne_bytes()))
+    } else {
+        (local6, remote6)
+    };
+    Some(Opening {
+        local,
+        // Host order here, network order there (linux/bpf.h, struct bpf_sk_lookup).
+        local_port: read!(local_port) as u16,
+        remote,
+        remote_port: u16::from_be(read!(remote_port)),
+    })
 }
 
 /// Four words in network order.

@@ -188,6 +188,8 @@ fn launch(manifests: &Path, flags: &[&str]) -> anyhow::Result<TestAgent> {
         ["--workers", "2"],
         ["--access-log", "off"],
         ["--drain-timeout", "2s"],
+        // What needs rights on the node, tests/kernel shows.
+        ["--kernel", "off"],
     ];
     args.extend(defaults.iter().filter(given).flatten().map(Into::into));
     args.extend(flags.iter().map(Into::into));

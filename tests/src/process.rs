@@ -38,6 +38,7 @@ impl AgentProcess {
         let mut child = Command::new(program)
             .args(["run", "--http", "127.0.0.1:0", "--https", "127.0.0.1:0"])
             .args(["--admin", "127.0.0.1:0", "--workers", "2", "--log-format", "json"])
+            .args(["--kernel", "off"])
             .arg("--manifests")
             .arg(manifests)
             .args(flags)

@@ -122,6 +122,7 @@ const RULES: &[Rule] = &[
         except: &[
             "ingress-agent/src/main.rs",
             "ingress-agent/src/app.rs",
+            "ingress-agent/src/app/",
             "ingress-agent/src/cli",
         ],
         words: &["anyhow::"],

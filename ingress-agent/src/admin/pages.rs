@@ -46,6 +46,7 @@ const INDEX: &str = "<!doctype html>
 <li><a href=\"/readyz\">/readyz</a>: it serves the configuration, and is not about to stop</li>
 <li><a href=\"/metrics\">/metrics</a>: Prometheus metrics</li>
 <li><a href=\"/config\">/config</a>: settings and routes in force, as JSON</li>
+<li><a href=\"/kernel\">/kernel</a>: what is on in the kernel, and why what is off is, as JSON</li>
 <li><a href=\"/diagnostics\">/diagnostics</a>: what is wrong with objects, as JSON</li>
 </ul></body></html>
 ";
@@ -61,6 +62,7 @@ pub(super) async fn page(path: &str, headers: &HeaderMap, state: &AdminState) ->
         "/readyz" => readiness(state).await,
         "/metrics" => metrics(headers, state).await,
         "/config" => config(state),
+        "/kernel" => Page::json(&state.kernel.view()),
         "/diagnostics" => Page::json(&state.published.load().diagnostics),
         _ => Page::text(StatusCode::NOT_FOUND, "no such page; / lists them\n"),
     }
@@ -119,6 +121,7 @@ async fn metrics(headers: &HeaderMap, state: &AdminState) -> Page {
         folded: state.series.load().folded(),
         access_log: &state.access_log,
         draining: state.draining.load(Ordering::Relaxed),
+        kernel: &state.kernel.view(),
     };
     Page {
         status: StatusCode::OK,

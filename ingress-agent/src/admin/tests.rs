@@ -19,7 +19,8 @@ struct Fixture {
 
 fn start_with(workers: Vec<Mailbox>, series: SharedSeries) -> Fixture {
     let config = Config::from_args(["--manifests=site"]).unwrap();
-    let state = AdminState::new(config, workers, Arc::default(), series, Instant::now());
+    let kernel = Arc::new(crate::kernel::Kernel::off(crate::kernel::Off::Setting));
+    let state = AdminState::new(config, workers, Arc::default(), series, kernel, Instant::now());
     let admin = bind("127.0.0.1:0".parse().unwrap(), Arc::clone(&state)).unwrap();
     let address = admin.address().unwrap();
     Fixture {

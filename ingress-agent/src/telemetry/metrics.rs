@@ -5,6 +5,7 @@
 
 pub mod collect;
 pub mod histogram;
+mod kernel;
 pub mod process;
 pub mod render;
 pub mod series;

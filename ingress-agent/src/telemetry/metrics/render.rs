@@ -8,11 +8,12 @@ use ingress_core::name::ObjectRef;
 use ingress_core::reason::Reason;
 
 use super::collect::Collected;
-use super::process;
 use super::shard::{RouteSeries, ServiceSeries, ShardSnapshot, UpstreamEvent};
 pub use super::text::Format;
 use super::text::{Labels, Page, seconds};
+use super::{kernel, process};
 use crate::admin::Published;
+use crate::kernel::KernelView;
 use crate::telemetry::access_log::Counts;
 use crate::telemetry::record::{HttpVersion, Listener};
 
@@ -23,6 +24,7 @@ pub struct Process<'a> {
     pub folded: usize,
     pub access_log: &'a Counts,
     pub draining: bool,
+    pub kernel: &'a KernelView,
 }
 
 /// The whole page.
@@ -35,6 +37,7 @@ pub fn render(format: Format, collected: &Collected, process: &Process<'_>) -> S
     upstream(&mut page, &collected.total);
     configuration(&mut page, process);
     agent(&mut page, collected, process);
+    kernel::render(&mut page, process.kernel);
     process::render(&mut page);
     page.finish()
 }
