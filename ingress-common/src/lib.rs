@@ -8,4 +8,11 @@
 extern crate std;
 
 pub mod abi;
+pub mod bucket;
+pub mod http;
+pub mod names;
+pub mod packet;
 pub mod steer;
+pub mod tls;
+pub mod verdict;
+pub mod window;

@@ -5,7 +5,12 @@
 #![no_main]
 
 mod maps;
+mod packet;
+mod reset;
 mod sk_lookup;
+mod tables;
+mod tc;
+mod xdp;
 
 /// Never reached: nothing here can panic, and the verifier would refuse a program that could.
 #[cfg(not(test))]
