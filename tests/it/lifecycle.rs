@@ -1,5 +1,7 @@
 //! Connections from their first byte to their end: limits, own answers to bodies nobody reads, draining, what the metrics say of it.
 
+#![allow(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
+
 use std::time::{Duration, Instant};
 
 use ingress_tests::raw::{DEADLINE, Step};

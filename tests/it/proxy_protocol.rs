@@ -2,6 +2,9 @@
 
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
 
+use ingress_tests::RawBackend;
+use ingress_tests::raw::Step;
+
 use crate::site::{HOST, Site, statuses};
 use crate::strict::StrictBackend;
 
@@ -127,6 +130,71 @@ fn a_header_from_a_peer_that_is_not_trusted_is_no_http_and_nobodys_word() {
         "without a header all is as ever"
     );
     assert_eq!(backend.requests()[0].fields("x-real-ip"), ["127.0.0.1"]);
+}
+
+/// Answers the request itself: the header in front of it begins with the bytes that end one.
+fn answering_http() -> RawBackend {
+    RawBackend::scripted(vec![
+        Step::Expect(b"\r\nhost: ".to_vec()),
+        Step::Send(b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\nok".to_vec()),
+    ])
+    .unwrap()
+}
+
+/// What the backend gets first on its nth connection: 28 bytes, as it is IPv4 on both sides.
+fn header_out(backend: &RawBackend, nth: usize) -> Vec<u8> {
+    let all = backend
+        .wait_for(|all| all.get(nth).is_some_and(|got| got.ends_with(b"\r\n\r\n")))
+        .unwrap();
+    assert!(all[nth][28..].starts_with(b"GET / HTTP/1.1\r\n"));
+    all[nth][..28].to_vec()
+}
+
+#[test]
+fn a_backend_that_wants_it_is_told_the_client_by_version_2() {
+    let backend = answering_http();
+    let wanted = [("ingress-agent.io/upstream-proxy-protocol", "v2")];
+    let site = Site::with(
+        &[backend.address()],
+        &wanted,
+        &[&ON[..], &["--workers", "1"]].concat(),
+    );
+    let asked = site.agent.http.port();
+    // Its own connection for each request, whoever asks: a kept one would name the wrong client.
+    for (nth, port) in [4711, 4712].into_iter().enumerate() {
+        let client = [
+            &[203, 0, 113, 7, 10, 0, 0, 1][..],
+            &u16::to_be_bytes(port),
+            &[1, 0xbb],
+        ]
+        .concat();
+        let answer = site.exchange([v2(1, 0x11, &client), get()].concat());
+        assert_eq!(statuses(&answer), [200], "{answer:?}");
+        let told = [
+            &[203, 0, 113, 7, 127, 0, 0, 1][..],
+            &port.to_be_bytes(),
+            &asked.to_be_bytes(),
+        ]
+        .concat();
+        assert_eq!(header_out(&backend, nth), v2(1, 0x11, &told));
+    }
+    assert_eq!(backend.connections(), 2);
+}
+
+#[test]
+fn a_client_that_a_trusted_proxys_field_names_is_told_without_its_port() {
+    let backend = answering_http();
+    let wanted = [("ingress-agent.io/upstream-proxy-protocol", "v2")];
+    let site = Site::with(
+        &[backend.address()],
+        &wanted,
+        &["--trusted-proxies", "127.0.0.1/32"],
+    );
+    let named = format!("GET / HTTP/1.1\r\nHost: {HOST}\r\nX-Forwarded-For: 198.51.100.9\r\n\r\n");
+    assert_eq!(statuses(&site.exchange(named)), [200]);
+    let port = site.agent.http.port().to_be_bytes();
+    let told = [&[198, 51, 100, 9, 127, 0, 0, 1, 0, 0][..], &port].concat();
+    assert_eq!(header_out(&backend, 0), v2(1, 0x11, &told));
 }
 
 #[test]

@@ -3,10 +3,11 @@
 mod backends;
 mod site;
 
-use std::io::{Read, Write};
+use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream};
 use std::path::Path;
-use std::process::{Command, ExitCode, ExitStatus, Stdio};
+use std::process::{ChildStderr, Command, ExitCode, ExitStatus, Stdio};
+use std::sync::mpsc::{Receiver, channel};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, bail};
@@ -17,7 +18,9 @@ use crate::guard::Guarded;
 use crate::interrupt::{Ended, Interrupt};
 use crate::workspace::{self, Profile};
 
-const READY_WITHIN: Duration = Duration::from_secs(30);
+/// Reached only by an agent that is not going to be ready.
+const READY_WITHIN: Duration = Duration::from_secs(120);
+const LOOK_AGAIN: Duration = Duration::from_millis(50);
 
 #[derive(clap::Args)]
 pub(crate) struct Options {
@@ -45,7 +48,7 @@ struct Places {
 
 pub(crate) fn run(options: &Options) -> anyhow::Result<ExitCode> {
     let interrupt = Interrupt::catch()?;
-    let places = places(options)?;
+    let wanted = places(options)?;
     println!("Building the agent and the backends …");
     let programs = workspace::build("ingress-agent", Profile::Dev)?;
     workspace::build("ingress-tests", Profile::Dev)?;
@@ -54,11 +57,11 @@ pub(crate) fn run(options: &Options) -> anyhow::Result<ExitCode> {
     let site = Site::new()?;
     let backends = Backends::start(&programs.join("echo-backend"), site.backend_names())?;
     site.write(&backends)?;
-    let mut agent = start_agent(&programs.join("ingress-agent"), &site, places, options.check)?;
-    if !wait_until_ready(&mut agent, places.admin, &interrupt)? {
+    let (mut agent, told) = start_agent(&programs.join("ingress-agent"), &site, wanted, options.check)?;
+    let Some(places) = wait_until_ready(&mut agent, &told, &interrupt)? else {
         println!("Interrupted.");
         return Ok(ExitCode::FAILURE);
-    }
+    };
     if options.check {
         return check(&programs.join("demo-check"), &site, places, &interrupt);
     }
@@ -72,7 +75,13 @@ pub(crate) fn run(options: &Options) -> anyhow::Result<ExitCode> {
 
 fn places(options: &Options) -> anyhow::Result<Places> {
     if options.check {
-        return free_places();
+        // The kernel chooses, so nothing on this machine is in the way.
+        let any = SocketAddr::from((Ipv4Addr::LOCALHOST, 0));
+        return Ok(Places {
+            http: any,
+            https: any,
+            admin: any,
+        });
     }
     for (flag, address) in [
         ("--http", options.http),
@@ -90,53 +99,92 @@ fn places(options: &Options) -> anyhow::Result<Places> {
     })
 }
 
-fn free_places() -> anyhow::Result<Places> {
-    let bind = || TcpListener::bind((Ipv4Addr::LOCALHOST, 0));
-    // Held together, so that they differ.
-    let (http, https, admin) = (bind()?, bind()?, bind()?);
-    Ok(Places {
-        http: http.local_addr()?,
-        https: https.local_addr()?,
-        admin: admin.local_addr()?,
-    })
-}
-
-fn start_agent(program: &Path, site: &Site, places: Places, is_check: bool) -> anyhow::Result<Guarded> {
+/// The agent, and where it will say that it listens: what it was told to, or what the kernel chose.
+fn start_agent(
+    program: &Path,
+    site: &Site,
+    wanted: Places,
+    is_check: bool,
+) -> anyhow::Result<(Guarded, Receiver<Places>)> {
     let mut command = Command::new(program);
     command
         .arg("run")
         .arg("--manifests")
         .arg(site.manifests())
-        .args(["--http", &places.http.to_string()])
-        .args(["--https", &places.https.to_string()])
-        .args(["--admin", &places.admin.to_string()])
+        .args(["--http", &wanted.http.to_string()])
+        .args(["--https", &wanted.https.to_string()])
+        .args(["--admin", &wanted.admin.to_string()])
+        .args(["--log-format", "text"])
         .args(["--workers", "2"])
         .args(["--access-log", if is_check { "off" } else { "all" }])
         .args(["--access-log-format", "text"]);
-    Guarded::start(&command)
+    let (agent, log) = Guarded::start_telling(&command)?;
+    let (tell, told) = channel();
+    std::thread::Builder::new().spawn(move || {
+        pass_on(log, |places| {
+            // Nobody waits for it when the demo is ending already.
+            let _ = tell.send(places);
+        });
+    })?;
+    Ok((agent, told))
 }
 
-/// False when interrupted.
-fn wait_until_ready(agent: &mut Guarded, admin: SocketAddr, interrupt: &Interrupt) -> anyhow::Result<bool> {
+/// The agent's log goes on to our own standard error; the line that says where it listens is read on the way.
+fn pass_on(log: ChildStderr, mut listens: impl FnMut(Places)) {
+    for line in BufReader::new(log).split(b'\n').map_while(Result::ok) {
+        let line = String::from_utf8_lossy(&line);
+        eprintln!("{line}");
+        if let Some(places) = Places::in_log_line(&line) {
+            listens(places);
+        }
+    }
+}
+
+impl Places {
+    /// `… INFO serving http="127.0.0.1:8080" https="127.0.0.1:8443" admin="127.0.0.1:9090"`
+    fn in_log_line(line: &str) -> Option<Self> {
+        let value = |name: &str| {
+            let (_, rest) = line.split_once(&format!(" {name}=\""))?;
+            rest.split('"').next()?.parse().ok()
+        };
+        line.contains(" serving ").then_some(())?;
+        Some(Self {
+            http: value("http")?,
+            https: value("https")?,
+            admin: value("admin")?,
+        })
+    }
+}
+
+/// Where it listens, once it is ready; none when interrupted.
+fn wait_until_ready(
+    agent: &mut Guarded,
+    told: &Receiver<Places>,
+    interrupt: &Interrupt,
+) -> anyhow::Result<Option<Places>> {
     let until = Instant::now() + READY_WITHIN;
-    while !is_ready(admin).unwrap_or(false) {
+    let mut places = None;
+    loop {
+        places = places.or_else(|| told.try_recv().ok());
+        if let Some(places) = places.filter(|places| is_ready(places.admin).unwrap_or(false)) {
+            return Ok(Some(places));
+        }
         if let Some(status) = agent.child.try_wait()? {
             bail!("the agent ended before it was ready: {status}; its messages are above");
         }
         if Instant::now() > until {
-            bail!("http://{admin}/readyz did not answer 200 within {READY_WITHIN:?}");
+            bail!("the agent was not ready within {READY_WITHIN:?}; it listens at {places:?}");
         }
-        if interrupt.within(Duration::from_millis(50)) {
-            return Ok(false);
+        if interrupt.within(LOOK_AGAIN) {
+            return Ok(None);
         }
     }
-    Ok(true)
 }
 
 /// Whether the agent's admin address says that it serves.
 pub(crate) fn is_ready(admin: SocketAddr) -> anyhow::Result<bool> {
-    let mut stream = TcpStream::connect_timeout(&admin, Duration::from_secs(1))?;
-    stream.set_read_timeout(Some(Duration::from_secs(1)))?;
+    let mut stream = TcpStream::connect_timeout(&admin, Duration::from_secs(5))?;
+    stream.set_read_timeout(Some(Duration::from_secs(5)))?;
     write!(
         stream,
         "GET /readyz HTTP/1.1\r\nHost: {admin}\r\nConnection: close\r\n\r\n"
@@ -237,6 +285,16 @@ mod tests {
         let message = places(&options).unwrap_err().to_string();
         assert!(message.contains("--https IP:PORT"), "{message}");
         assert!(message.contains(&options.https.to_string()), "{message}");
+    }
+
+    #[test]
+    fn where_the_agent_listens_is_read_from_its_log() {
+        let line =
+            "2026-11-21T15:26:54Z  INFO serving http=\"127.0.0.1:1\" https=\"[::1]:2\" admin=\"127.0.0.1:3\"";
+        let places = Places::in_log_line(line).unwrap();
+        assert_eq!(places.https, "[::1]:2".parse().unwrap());
+        assert_eq!((places.http.port(), places.admin.port()), (1, 3));
+        assert!(Places::in_log_line("2026-11-21T15:26:54Z  INFO stopped").is_none());
     }
 
     #[test]

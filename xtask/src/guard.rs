@@ -5,7 +5,7 @@
 
 use std::io::Read;
 use std::os::unix::process::CommandExt;
-use std::process::{Child, Command, ExitCode, ExitStatus, Stdio};
+use std::process::{Child, ChildStderr, Command, ExitCode, ExitStatus, Stdio};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, channel};
 use std::time::{Duration, Instant};
 
@@ -30,6 +30,17 @@ pub(crate) struct Guarded {
 impl Guarded {
     /// Starts `program` under a guard, in a process group of its own: Ctrl-C on the terminal reaches only us.
     pub(crate) fn start(command: &Command) -> anyhow::Result<Self> {
+        Self::start_with(command, Stdio::inherit())
+    }
+
+    /// The same; what the program writes to standard error is the caller's to read.
+    pub(crate) fn start_telling(command: &Command) -> anyhow::Result<(Self, ChildStderr)> {
+        let mut started = Self::start_with(command, Stdio::piped())?;
+        let told = started.child.stderr.take().context("no standard error")?;
+        Ok((started, told))
+    }
+
+    fn start_with(command: &Command, stderr: Stdio) -> anyhow::Result<Self> {
         let mut guard = Command::new(std::env::current_exe()?);
         guard
             .arg("guard")
@@ -38,7 +49,11 @@ impl Guarded {
         for (name, value) in command.get_envs() {
             guard.env(name, value.unwrap_or_default());
         }
-        let child = guard.stdin(Stdio::piped()).process_group(0).spawn();
+        let child = guard
+            .stdin(Stdio::piped())
+            .stderr(stderr)
+            .process_group(0)
+            .spawn();
         Ok(Self {
             child: child.with_context(|| format!("start {}", command.get_program().display()))?,
         })

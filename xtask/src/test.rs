@@ -5,10 +5,10 @@
 mod binaries;
 mod libtest;
 
-use std::process::{Command, ExitCode, Stdio};
+use std::process::{Command, ExitCode};
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, bail};
+use anyhow::bail;
 use clap::ValueEnum;
 
 pub(crate) use self::libtest::{Outcome, Verdict};
@@ -54,6 +54,14 @@ struct Report {
     problems: Vec<String>,
     /// What could not be checked, and why.
     skipped: Vec<String>,
+    /// What was printed by what failed: shown again at the end, where a record of the run is read.
+    details: Vec<Details>,
+}
+
+#[derive(Debug)]
+struct Details {
+    of: String,
+    lines: Vec<String>,
 }
 
 struct Done {
@@ -161,15 +169,11 @@ impl Step {
 }
 
 fn cargo_step(arguments: &[&str]) -> anyhow::Result<Report> {
-    let status = workspace::cargo()
-        .args(arguments)
-        .stdin(Stdio::null())
-        .status()
-        .context("start cargo")?;
-    if !status.success() {
-        bail!("cargo {} failed: {status}", arguments.join(" "));
-    }
-    Ok(Report::default())
+    let mut report = Report::default();
+    let mut command = workspace::cargo();
+    command.args(arguments);
+    binaries::run_step(&format!("cargo {}", arguments.join(" ")), command, &mut report)?;
+    Ok(report)
 }
 
 fn tests(filter: Option<&str>) -> anyhow::Result<Report> {
@@ -252,12 +256,31 @@ impl Report {
         self.count(&Verdict::Failed) + self.problems.len()
     }
 
+    /// One more line of what this failed test printed, of so many at most.
+    fn printed(&mut self, of: &str, line: &str, at_most: usize) {
+        if !self.details.iter().any(|details| details.of == of) {
+            self.details.push(Details {
+                of: of.to_owned(),
+                lines: Vec::new(),
+            });
+        }
+        let details = self.details.iter_mut().find(|details| details.of == of);
+        if let Some(details) = details.filter(|details| details.lines.len() < at_most) {
+            details.lines.push(line.to_owned());
+        }
+    }
+
     fn verdict(&self) -> &'static str {
         if self.failed() == 0 { "ok" } else { "FAILED" }
     }
 }
 
+/// What failed, whole; then a line for each step and each failure; the last line is the count of all.
 fn summarise(done: &[Done]) -> ExitCode {
+    for details in done.iter().flat_map(|d| &d.report.details) {
+        println!("\n=== FAILED {}", details.of);
+        details.lines.iter().for_each(|line| println!("  {line}"));
+    }
     println!("\n=== summary");
     for Done { step, took, report } in done {
         let tests = match report.tests.len() {
@@ -288,7 +311,12 @@ fn summarise(done: &[Done]) -> ExitCode {
         .sum();
     let passed: usize = reports().map(Report::passed).sum();
     let failed: usize = reports().map(Report::failed).sum();
-    println!("\n{ignored} ignored or skipped");
+    let took: Duration = done.iter().map(|d| d.took).sum();
+    println!(
+        "\n{ignored} ignored or skipped, {:.1} minutes in all",
+        took.as_secs_f32() / 60.0
+    );
+    println!("{}", if failed == 0 { "PASSED" } else { "FAILED" });
     println!("{passed} passed, {failed} failed");
     if failed == 0 {
         ExitCode::SUCCESS

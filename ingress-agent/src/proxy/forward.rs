@@ -17,7 +17,7 @@ use super::account::{Account, InFlight};
 use super::body::{RequestBody, ResponseBody};
 use super::request::Outcome;
 use super::serve::Connection;
-use super::upstream::{Answer, Call, Failed, Reply, RequestHead};
+use super::upstream::{Answer, Call, Failed, ProxyHeader, Reply, RequestHead};
 use crate::error::{ProxyError, Side};
 use crate::telemetry::metrics::UpstreamEvent;
 
@@ -76,7 +76,7 @@ pub(crate) async fn forward(
             server_name: None,
             head: outgoing.head(account),
             timeouts: &route.policy.timeouts,
-            proxy_header: None,
+            proxy_header: proxy_header(connection, account, route),
             informational: &mut informational,
         };
         let failed = match worker.upstreams.send(call, body).await {
@@ -93,6 +93,19 @@ pub(crate) async fn forward(
         body = try_again(account, route, &cluster, failed, idempotent)?;
         tried.push(address);
     }
+}
+
+/// Whom the backend is told of on TCP's own level, where the route wants that.
+fn proxy_header(connection: &Connection, account: &Account, route: &Route) -> Option<ProxyHeader> {
+    let client = connection.client;
+    route.policy.upstream_proxy_protocol.then(|| ProxyHeader {
+        // A client that a trusted proxy's field names has no port that anybody knows.
+        source: match account.client == client.ip() {
+            true => client,
+            false => SocketAddr::new(account.client, 0),
+        },
+        destination: connection.local,
+    })
 }
 
 fn choose_cluster(route: &Route, account: &Account, random: u64) -> Result<Arc<Cluster>, ProxyError> {

@@ -237,7 +237,7 @@ fn resolve(
 fn hop<'a>(connection: &'a Connection, asked: &'a Asked, target: &Target<'_>) -> Hop<'a> {
     let worker = &connection.worker;
     let port = match target.host.port {
-        Some(port) if port != connection.local_port => HeaderValue::from(port),
+        Some(port) if port != connection.local.port() => HeaderValue::from(port),
         _ => connection.local_port_text.clone(),
     };
     Hop {

@@ -42,7 +42,8 @@ pub(crate) struct Connection {
     pub(crate) peer: SocketAddr,
     /// Who connects, as far as the transport tells: the PROXY protocol's word where it is believed, else `peer`.
     pub(crate) client: SocketAddr,
-    pub(crate) local_port: u16,
+    /// Our end of the TCP connection.
+    pub(crate) local: SocketAddr,
     /// The client's address and our port as forwarded headers have them.
     pub(crate) client_text: HeaderValue,
     pub(crate) local_port_text: HeaderValue,
@@ -103,7 +104,7 @@ pub(crate) async fn connection(worker: Rc<Worker>, accepted: Accepted) {
         listener,
         peer,
         client,
-        local_port: local.port(),
+        local: SocketAddr::new(local.ip().to_canonical(), local.port()),
         counted,
         _slot: slot,
     };
@@ -119,7 +120,7 @@ struct Opening {
     listener: Listener,
     peer: SocketAddr,
     client: SocketAddr,
-    local_port: u16,
+    local: SocketAddr,
     counted: metrics::Connection,
     /// Held as long as the connection counts against the limits.
     _slot: ConnectionSlot,
@@ -290,10 +291,10 @@ impl Opening {
             listener: self.listener,
             peer: self.peer,
             client: self.client,
-            local_port: self.local_port,
+            local: self.local,
             client_text: HeaderValue::try_from(self.client.ip().to_string())
                 .unwrap_or(HeaderValue::from_static("unknown")),
-            local_port_text: HeaderValue::from(self.local_port),
+            local_port_text: HeaderValue::from(self.local.port()),
             tls,
             gate,
             tunnel: RefCell::new(None),

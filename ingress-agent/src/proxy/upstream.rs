@@ -183,10 +183,13 @@ impl Shared {
             }
         }
         let connecting = Instant::now();
-        let connection = match self.connector.connect(call).await {
+        let mut connection = match self.connector.connect(call).await {
             Ok(transport) => self.connection(call, transport),
             Err(error) => return Err(Failed::before(error, body)),
         };
+        if connection.transport.has_spoken() {
+            return Err(Failed::before(SPOKE_FIRST, body));
+        }
         let started = Instant::now();
         let answer = http1::exchange(self, connection, false, call, body).await?;
         Ok(reply(answer, Some(started - connecting), started))
@@ -253,6 +256,9 @@ impl Failed {
         }
     }
 }
+
+/// RFC 9112, 9.2: what comes before anything was asked can be no answer.
+const SPOKE_FIRST: ProxyError = ProxyError::UpstreamProtocol("bytes before the first request");
 
 fn reply(answer: Answer, connect: Option<Duration>, started: Instant) -> Reply {
     Reply {

@@ -28,6 +28,8 @@ pub struct RoutePolicy {
     pub request_headers: Vec<(HeaderName, HeaderValue)>,
     pub affinity: Option<CookieAffinity>,
     pub x_forwarded_prefix: Option<HeaderValue>,
+    /// Each request goes out on a connection of its own, which begins with a PROXY protocol header (version 2) that names the client.
+    pub upstream_proxy_protocol: bool,
     pub access_log: bool,
 }
 
@@ -48,6 +50,7 @@ impl Default for RoutePolicy {
             request_headers: Vec::new(),
             affinity: None,
             x_forwarded_prefix: None,
+            upstream_proxy_protocol: false,
             access_log: true,
         }
     }

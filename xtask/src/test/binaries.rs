@@ -1,20 +1,24 @@
 //! Builds every test binary of the workspace and runs them one after the other, each within a bounded time.
 
+use std::collections::VecDeque;
 use std::io::{BufRead, BufReader};
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Stdio};
+use std::process::{Child, Command, ExitStatus, Stdio};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, channel};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, bail};
 use serde::Deserialize;
 
-use super::Report;
-use super::libtest::{self, Line, Outcome};
+use super::libtest::{self, Line, Outcome, Verdict};
+use super::{Details, Report};
 use crate::workspace;
 
-/// A binary that takes longer hangs.
-const AT_MOST: Duration = Duration::from_mins(10);
+/// A binary that takes longer hangs: none takes a tenth of this where nothing else runs.
+const AT_MOST: Duration = Duration::from_mins(20);
+/// As many lines as are kept of a program that ends without a result, and of a failed test.
+const LAST_LINES: usize = 100;
+const LINES_OF_A_TEST: usize = 2000;
 
 /// A built test binary.
 pub(super) struct Binary {
@@ -94,7 +98,13 @@ impl Binary {
     }
 
     pub(super) fn run(&self, filter: Option<&str>, report: &mut Report) -> anyhow::Result<()> {
-        let mut command = Command::new(&self.program);
+        // Some tests hold a thousand connections; a shell raises the bound on descriptors to what the machine allows.
+        let mut command = Command::new("sh");
+        command.args([
+            "-c",
+            "ulimit -Sn 65536 || ulimit -Sn $(ulimit -Hn); exec \"$0\" \"$@\"",
+        ]);
+        command.arg(&self.program);
         command.args(filter).current_dir(&self.folder);
         command.env("CARGO_MANIFEST_DIR", &self.folder);
         command.envs(self.environment.iter().map(|(name, value)| (name, value)));
@@ -125,43 +135,122 @@ pub(super) fn doc_tests(filter: Option<&str>, report: &mut Report) -> anyhow::Re
     follow("doc", command, report)
 }
 
-/// Runs it, shows what it prints, and notes each test.
+/// Runs it, shows what it prints, and notes each test; of those that fail, what they printed.
 pub(super) fn follow(name: &str, command: Command, report: &mut Report) -> anyhow::Result<()> {
-    let (mut child, lines) = start(command)?;
+    let mut reading = Reading::new(name);
+    let status = stream(name, command, |line| reading.line(line, report))?;
+    let Reading {
+        failures, has_result, ..
+    } = reading;
+    let how = match status {
+        Ended::TooLate => format!("did not end within {} minutes", AT_MOST.as_secs() / 60),
+        // An abort or a signal leaves no failed test behind, and must not pass for success.
+        Ended::By(status) if !status.success() && failures == 0 || status.success() && !has_result => {
+            format!("ended without a result: {status}")
+        }
+        Ended::By(_) => return Ok(()),
+    };
+    report.problems.push(format!("{name}: {how}"));
+    report.details.push(Details {
+        of: format!("{name}: {how}; its last lines"),
+        lines: reading.last.into(),
+    });
+    Ok(())
+}
+
+/// Runs it, shows what it prints; keeps the last of it where it fails.
+pub(super) fn run_step(name: &str, command: Command, report: &mut Report) -> anyhow::Result<()> {
+    let mut last = VecDeque::new();
+    let how = match stream(name, command, |line| keep_last(&mut last, line))? {
+        Ended::By(status) if status.success() => return Ok(()),
+        Ended::By(status) => format!("{name} failed: {status}"),
+        Ended::TooLate => format!("{name} did not end within {} minutes", AT_MOST.as_secs() / 60),
+    };
+    report.problems.push(how.clone());
+    report.details.push(Details {
+        of: format!("{how}; its last lines"),
+        lines: last.into(),
+    });
+    Ok(())
+}
+
+enum Ended {
+    By(ExitStatus),
+    TooLate,
+}
+
+fn stream(name: &str, command: Command, mut tell: impl FnMut(&str)) -> anyhow::Result<Ended> {
+    let (mut child, lines) = start(command).with_context(|| name.to_owned())?;
     let until = Instant::now() + AT_MOST;
-    let mut failures = 0;
-    let mut has_result = false;
     loop {
-        let line = match lines.recv_timeout(until.saturating_duration_since(Instant::now())) {
-            Ok(line) => line,
-            Err(RecvTimeoutError::Disconnected) => break,
+        match lines.recv_timeout(until.saturating_duration_since(Instant::now())) {
+            Ok(line) => {
+                println!("  {line}");
+                tell(&line);
+            }
+            Err(RecvTimeoutError::Disconnected) => return Ok(Ended::By(child.wait()?)),
             Err(RecvTimeoutError::Timeout) => {
                 child.kill()?;
-                let text = format!("{name}: did not end within {} minutes", AT_MOST.as_secs() / 60);
-                report.problems.push(text);
-                break;
+                child.wait()?;
+                return Ok(Ended::TooLate);
             }
-        };
-        println!("  {line}");
-        match libtest::parse(&line) {
-            Line::Test { path, verdict } => {
-                failures += usize::from(verdict == libtest::Verdict::Failed);
-                let name = format!("{name} {path}");
-                report.tests.push(Outcome { name, verdict });
-            }
-            Line::Skipped(why) => report.skipped.push(format!("{name}: {why}")),
-            Line::Result => has_result = true,
-            Line::Other => {}
         }
     }
-    let status = child.wait()?;
-    // An abort or a signal leaves no failed test behind, and must not pass for success.
-    if !status.success() && failures == 0 || status.success() && !has_result {
-        report
-            .problems
-            .push(format!("{name}: ended without a result: {status}"));
+}
+
+/// What was read of one program so far.
+struct Reading<'a> {
+    name: &'a str,
+    failures: usize,
+    has_result: bool,
+    last: VecDeque<String>,
+    /// The lines are this test's: it has failed, and printed them.
+    of: Option<String>,
+}
+
+impl<'a> Reading<'a> {
+    fn new(name: &'a str) -> Self {
+        Self {
+            name,
+            failures: 0,
+            has_result: false,
+            last: VecDeque::new(),
+            of: None,
+        }
     }
-    Ok(())
+
+    fn line(&mut self, line: &str, report: &mut Report) {
+        keep_last(&mut self.last, line);
+        match libtest::parse(line) {
+            Line::Test { path, verdict } => {
+                let name = format!("{} {path}", self.name);
+                let failed = verdict == Verdict::Failed;
+                self.failures += usize::from(failed);
+                // The demo tells what was wrong right after the line itself.
+                self.of = failed.then(|| name.clone());
+                report.tests.push(Outcome { name, verdict });
+            }
+            Line::OutputOf(path) => self.of = Some(format!("{} {path}", self.name)),
+            Line::Failures => self.of = None,
+            Line::Skipped(why) => report.skipped.push(format!("{}: {why}", self.name)),
+            Line::Result => {
+                self.has_result = true;
+                self.of = None;
+            }
+            Line::Other => {
+                if let Some(of) = &self.of {
+                    report.printed(of, line, LINES_OF_A_TEST);
+                }
+            }
+        }
+    }
+}
+
+fn keep_last(last: &mut VecDeque<String>, line: &str) {
+    if last.len() == LAST_LINES {
+        last.pop_front();
+    }
+    last.push_back(line.to_owned());
 }
 
 /// Both of its outputs as one stream of lines, in the order in which they were written.
@@ -222,5 +311,64 @@ mod tests {
         ]);
         follow("x", command, &mut report).unwrap();
         assert_eq!((report.failed(), report.problems.len()), (1, 0));
+    }
+
+    #[test]
+    fn what_a_failed_test_printed_is_kept_for_the_end() {
+        let mut report = Report::default();
+        let mut command = Command::new("printf");
+        let printed = [
+            "test a ... FAILED",
+            "test b ... FAILED",
+            "test c ... ok",
+            "",
+            "failures:",
+            "",
+            "---- a stdout ----",
+            "left: 1",
+            "right: 2",
+            "---- b stdout ----",
+            "not in time",
+            "",
+            "failures:",
+            "    a",
+            "    b",
+            "",
+            "test result: FAILED. 1 passed; 2 failed",
+        ];
+        command.arg(format!("{}\n", printed.join("\\n")));
+        follow("x", command, &mut report).unwrap();
+        let details: Vec<_> = report
+            .details
+            .iter()
+            .map(|d| (&d.of[..], d.lines.join("\n")))
+            .collect();
+        let of_b = ("x b", "not in time\n".to_owned());
+        assert_eq!(details, [("x a", "left: 1\nright: 2".to_owned()), of_b]);
+    }
+
+    #[test]
+    fn what_a_failed_line_of_the_demo_says_is_kept_for_the_end() {
+        let mut report = Report::default();
+        let mut command = Command::new("printf");
+        command.arg("test a redirect ... FAILED\\n    status is 200\\ntest b ... ok\\ntest result: FAILED. 1 passed\\n");
+        follow("demo", command, &mut report).unwrap();
+        let [details] = &report.details[..] else {
+            panic!("{:?}", report.details);
+        };
+        assert_eq!(details.of, "demo a redirect");
+        assert_eq!(details.lines, ["    status is 200"]);
+    }
+
+    #[test]
+    fn the_last_lines_of_a_program_that_ends_without_a_result_are_kept_for_the_end() {
+        let mut report = Report::default();
+        let mut command = Command::new("sh");
+        command.args([
+            "-c",
+            "echo 'test a ... ok'; echo 'malloc(): corrupted'; kill -ABRT $$",
+        ]);
+        follow("x", command, &mut report).unwrap();
+        assert_eq!(report.details[0].lines, ["test a ... ok", "malloc(): corrupted"]);
     }
 }

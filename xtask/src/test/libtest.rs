@@ -25,6 +25,10 @@ pub(crate) enum Line<'a> {
     },
     /// `skipped: …`, from a test that found the machine unable and says so itself.
     Skipped(&'a str),
+    /// What follows, until the next such line, is what this failed test printed.
+    OutputOf(&'a str),
+    /// `failures:`, before the outputs and again before the list of names.
+    Failures,
     /// The binary's own count, which has to be there at the end.
     Result,
     Other,
@@ -36,6 +40,13 @@ pub(crate) fn parse(line: &str) -> Line<'_> {
     }
     if line.starts_with("test result: ") {
         return Line::Result;
+    }
+    if line == "failures:" {
+        return Line::Failures;
+    }
+    let output = line.strip_prefix("---- ").and_then(|l| l.strip_suffix(" ----"));
+    if let Some((path, "stdout" | "stderr")) = output.and_then(|rest| rest.rsplit_once(' ')) {
+        return Line::OutputOf(path);
     }
     let test = line
         .strip_prefix("test ")
@@ -94,5 +105,8 @@ mod tests {
         assert_eq!(parse("test a has been running for over 60 seconds"), Line::Other);
         assert_eq!(parse("test a ... maybe"), Line::Other);
         assert_eq!(parse("skipped: no IPv6"), Line::Skipped("no IPv6"));
+        assert_eq!(parse("failures:"), Line::Failures);
+        assert_eq!(parse("---- a::b stdout ----"), Line::OutputOf("a::b"));
+        assert_eq!(parse("---- a::b ----"), Line::Other);
     }
 }

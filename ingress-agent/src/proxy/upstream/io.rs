@@ -1,10 +1,12 @@
 //! A connection to a backend as a byte stream, plain or TLS.
 
 use std::io;
+use std::mem::MaybeUninit;
 use std::pin::Pin;
-use std::task::{Context, Poll};
+use std::task::{Context, Poll, Waker};
 
 use bytes::{Buf, Bytes};
+use socket2::SockRef;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
 use tokio_rustls::client::TlsStream;
@@ -20,6 +22,23 @@ pub(super) enum Transport {
 impl Transport {
     pub(super) fn is_tls(&self) -> bool {
         matches!(self, Self::Tls(_))
+    }
+
+    /// Whether a new connection has something to read already. A system call, or a look at what came with the handshake.
+    pub(super) fn has_spoken(&mut self) -> bool {
+        match self {
+            Self::Plain(stream) => {
+                let mut byte = [MaybeUninit::uninit()];
+                matches!(SockRef::from(&*stream).peek(&mut byte), Ok(1..))
+            }
+            Self::Tls(stream) => {
+                let mut byte = [0];
+                let mut buffer = ReadBuf::new(&mut byte);
+                let mut cx = Context::from_waker(Waker::noop());
+                let read = Pin::new(stream).poll_read(&mut cx, &mut buffer);
+                read.is_ready() && !buffer.filled().is_empty()
+            }
+        }
     }
 }
 

@@ -42,6 +42,7 @@ pub(super) struct Draft {
     pub(super) protocol: Option<Protocol>,
     pub(super) upstream_vhost: Option<HeaderValue>,
     pub(super) forwarded_prefix: Option<HeaderValue>,
+    pub(super) upstream_proxy_protocol: Option<bool>,
     pub(super) custom_headers: Option<(Option<String>, String)>,
     pub(super) hash_by: Option<Balance>,
     pub(super) load_balance: Option<Balance>,
@@ -103,6 +104,7 @@ impl Draft {
             rewrite: self.rewrite_target.map(|template| Rewrite { template }),
             upstream_host: self.upstream_vhost,
             x_forwarded_prefix: self.forwarded_prefix,
+            upstream_proxy_protocol: self.upstream_proxy_protocol.unwrap_or(false),
             access_log: self.access_log.unwrap_or(true),
             ..RoutePolicy::default()
         };

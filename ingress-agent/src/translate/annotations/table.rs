@@ -127,6 +127,9 @@ pub(in super::super) static TOPICS: &[Topic] = &[
                 "The Host that the backend sees, in place of the client's."; set!(upstream_vhost, value::host_and_port)),
             row!("x-forwarded-prefix", "text", "", "/shop";
                 "The value of `X-Forwarded-Prefix` to the backend."; set!(forwarded_prefix, value::header_value)),
+            row!("upstream-proxy-protocol", "off or v2", "off", "v2";
+                "`v2`: each request goes to the backend on a connection of its own, which begins with a PROXY protocol header of version 2: the client's address, and the one that it asked. The backend must expect it.";
+                set!(upstream_proxy_protocol, proxy_protocol)),
             row!("custom-headers", "ConfigMap, namespace/name", "", "headers";
                 "Its entries are set as headers of every response. The ConfigMap must be in the namespace of the Ingress.";
                 set!(custom_headers, value::object_name)),
@@ -353,6 +356,14 @@ fn hash_by(text: &str) -> Parsed<Balance> {
         "$remote_addr" | "$binary_remote_addr" => Ok(Balance::HashSource),
         "$request_uri" => Ok(Balance::HashUri),
         _ => Err("$remote_addr or $request_uri; other variables are not supported".into()),
+    }
+}
+
+fn proxy_protocol(text: &str) -> Parsed<bool> {
+    match text {
+        "off" => Ok(false),
+        "v2" => Ok(true),
+        _ => Err("off or v2".into()),
     }
 }
 

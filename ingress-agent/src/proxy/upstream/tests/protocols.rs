@@ -105,6 +105,10 @@ fn the_proxy_header_comes_first_and_its_connection_is_never_kept() {
 
 /// A self-signed certificate that nobody could verify.
 fn acceptor(protocol: &[u8]) -> TlsAcceptor {
+    TlsAcceptor::from(Arc::new(server_config(protocol)))
+}
+
+fn server_config(protocol: &[u8]) -> rustls::ServerConfig {
     let signed = rcgen::generate_simple_self_signed(vec!["elsewhere.example".to_owned()]).unwrap();
     let key = rustls_pki_types::PrivateKeyDer::try_from(signed.signing_key.serialize_der()).unwrap();
     let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
@@ -115,7 +119,65 @@ fn acceptor(protocol: &[u8]) -> TlsAcceptor {
         .with_single_cert(vec![signed.cert.der().clone()], key)
         .unwrap();
     config.alpn_protocols = vec![protocol.to_vec()];
-    TlsAcceptor::from(Arc::new(config))
+    config
+}
+
+/// Sends these bytes in the same flight as the end of its handshake: before any request can be there. Gives what it got within TLS.
+fn speak_first(listener: &std::net::TcpListener, words: &[u8]) -> Vec<u8> {
+    use std::io::{Read, Write};
+    let (mut tcp, _) = listener.accept().unwrap();
+    let mut config = server_config(b"http/1.1");
+    config.send_half_rtt_data = true;
+    let mut tls = rustls::ServerConnection::new(Arc::new(config)).unwrap();
+    while !tls.wants_write() {
+        tls.read_tls(&mut tcp).unwrap();
+        tls.process_new_packets().unwrap();
+    }
+    tls.writer().write_all(words).unwrap();
+    let mut flight = Vec::new();
+    while tls.wants_write() {
+        tls.write_tls(&mut flight).unwrap();
+    }
+    tcp.write_all(&flight).unwrap();
+    while tls.read_tls(&mut tcp).is_ok_and(|length| length > 0) {
+        tls.process_new_packets().unwrap();
+    }
+    let mut got = Vec::new();
+    let _ = tls.reader().read_to_end(&mut got);
+    got
+}
+
+#[test]
+fn bytes_that_come_before_the_first_request_are_not_taken_for_its_answer() {
+    run(async {
+        let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+        let (backend, upstreams) = (Backend::start().await, upstreams());
+        let ask = Ask {
+            address: listener.local_addr().unwrap(),
+            protocol: Protocol::Https,
+            ..Ask::post(&backend, text_body("hello"))
+        };
+        let poison = b"HTTP/1.1 200 OK\r\nContent-Length: 6\r\n\r\npoison";
+        let speaking = std::thread::spawn(move || speak_first(&listener, poison));
+        let failed = failure(ask.send(&upstreams).await);
+        assert!(protocol_error(&failed.error), "{}", failed.error);
+        assert!(!failed.sent && failed.body.is_some());
+        assert_eq!(upstreams.stats().open, 0, "it is not used, now or later");
+        let got = tokio::task::spawn_blocking(|| speaking.join().unwrap()).await;
+        assert_eq!(got.unwrap(), b"");
+    });
+}
+
+#[test]
+fn what_a_new_connection_without_tls_has_to_say_is_heard_before_anything_is_sent() {
+    run(async {
+        let backend = Backend::start().await;
+        let (connected, mut peer) = tokio::join!(TcpStream::connect(backend.address), backend.accept());
+        let mut transport = io::Transport::Plain(connected.unwrap());
+        assert!(!transport.has_spoken());
+        peer.write(b"HTTP/1.1 200 OK\r\n").await;
+        assert!(transport.has_spoken());
+    });
 }
 
 #[test]
