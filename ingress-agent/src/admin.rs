@@ -14,6 +14,8 @@ use ingress_core::resource::CertificateKey;
 use ingress_core::snapshot::Snapshot;
 
 use crate::config::Config;
+use crate::kernel::Kernel;
+use crate::source::kube::counts::SourceCounts;
 use crate::telemetry::access_log;
 use crate::telemetry::metrics::Mailbox;
 use crate::telemetry::metrics::collect::SharedSeries;
@@ -59,10 +61,13 @@ pub struct AdminState {
     workers: Vec<Mailbox>,
     access_log: Arc<access_log::Counts>,
     series: SharedSeries,
+    kernel: Arc<Kernel>,
     listening: AtomicBool,
     draining: AtomicBool,
     /// The first thread that ended by a fault.
     dead: OnceLock<String>,
+    /// Of the cluster, where that is the source.
+    source: OnceLock<Arc<SourceCounts>>,
 }
 
 impl AdminState {
@@ -72,6 +77,7 @@ impl AdminState {
         workers: Vec<Mailbox>,
         access_log: Arc<access_log::Counts>,
         series: SharedSeries,
+        kernel: Arc<Kernel>,
         epoch: Instant,
     ) -> Arc<Self> {
         Arc::new(Self {
@@ -81,9 +87,11 @@ impl AdminState {
             workers,
             access_log,
             series,
+            kernel,
             listening: AtomicBool::new(false),
             draining: AtomicBool::new(false),
             dead: OnceLock::new(),
+            source: OnceLock::new(),
         })
     }
 
@@ -100,6 +108,11 @@ impl AdminState {
     /// A thread that the agent can't do without has ended by a fault: not healthy any more, so that somebody restarts it.
     pub fn thread_died(&self, name: &str) {
         self.dead.get_or_init(|| name.to_owned());
+    }
+
+    /// Objects come from a cluster, and this counts what comes.
+    pub fn set_source(&self, counts: Arc<SourceCounts>) {
+        let _ = self.source.set(counts);
     }
 
     /// The signal to stop has come: not ready any more, still healthy.

@@ -2,11 +2,14 @@
 //!
 //! Threads: source watch → publisher → (live state) ← workers, one a core; admin; access log writer. All are joined at the end.
 
+mod control;
+mod serving;
+mod succession;
+
 use std::io;
-use std::net::{SocketAddr, TcpListener};
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::AtomicUsize;
-use std::sync::mpsc;
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
@@ -15,20 +18,19 @@ use arc_swap::ArcSwap;
 use ingress_core::filter::Forwarding;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 
-use crate::admin::{self, AdminState, Published};
+use self::control::{Publication, Vital, spawn, start_publisher};
+use self::serving::Serving;
+use self::succession::{Estate, Succession};
+use crate::admin::{self, AdminState};
 use crate::config::Config;
 use crate::drain::Drain;
+use crate::kernel::Kernel;
 use crate::live::Live;
-use crate::proxy::listener::BoundListener;
 use crate::proxy::upstream::IdleBudget;
 use crate::proxy::worker::{self, Equipment, Shared};
 use crate::proxy::{tls, wire};
-use crate::publish::{Event, Publisher, Report, Setup};
-use crate::resolve::Resolver;
-use crate::source::dir;
 use crate::telemetry::access_log;
 use crate::telemetry::metrics::{self, LiveSeries};
-use crate::telemetry::record::Listener;
 
 /// A serving agent.
 pub struct Running {
@@ -37,12 +39,12 @@ pub struct Running {
     pub admin: Option<SocketAddr>,
     pub live: Arc<ArcSwap<Live>>,
     pub state: Arc<AdminState>,
+    kernel: Arc<Kernel>,
+    succession: Option<Succession>,
     drain: Arc<Drain>,
     drain_timeout: Duration,
     workers: Vec<JoinHandle<()>>,
-    watch: dir::WatchHandle,
-    publisher: JoinHandle<()>,
-    events: mpsc::Sender<Event>,
+    publication: Publication,
     admin_server: Option<admin::Running>,
     access_log: access_log::Writer,
 }
@@ -53,9 +55,13 @@ pub struct Running {
 /// When an address can't be bound (the message names the flag), the folder can't be watched, or TLS can't be set up.
 pub fn start(config: Config) -> Result<Running> {
     let started = Instant::now();
-    let http = bind_all(&config, Listener::Http)?;
-    let https = bind_all(&config, Listener::Https)?;
-    let (http_addresses, https_addresses) = (addresses(&http), addresses(&https));
+    let Serving {
+        http,
+        https,
+        sockets,
+        kernel,
+        all_steered,
+    } = serving::bind(&config)?;
     let (log_sink, access_log) =
         access_log::start(config.access_log).context("the access log cannot be started")?;
     let series = Arc::new(ArcSwap::from_pointee(LiveSeries::default()));
@@ -65,6 +71,7 @@ pub fn start(config: Config) -> Result<Running> {
         mailboxes,
         log_sink.counts(),
         Arc::clone(&series),
+        Arc::clone(&kernel),
         started,
     );
     let admin_server = config
@@ -73,18 +80,11 @@ pub fn start(config: Config) -> Result<Running> {
         .transpose()?;
     let admin_address = admin_server.as_ref().map(admin::Admin::address).transpose()?;
 
-    let listeners: Vec<_> = http_addresses
-        .iter()
-        .chain(&https_addresses)
-        .chain(&admin_address)
-        .copied()
-        .collect();
-    let Publication {
-        thread: publisher,
-        live,
-        watch,
-        events,
-    } = start_publisher(&config, &state, &series, (started, &listeners))?;
+    let listeners: Vec<_> = http.iter().chain(&https).chain(&admin_address).copied().collect();
+    // Before the first state, which a cluster may take its time for: the probes are told why.
+    let admin_server = admin_server.map(admin::Admin::start).transpose()?;
+    let publication = start_publisher(&config, &state, &series, (started, &listeners))?;
+    let live = Arc::clone(&publication.live);
     let drain = Arc::new(Drain::default());
     let drain_timeout = config.drain_timeout;
     let shared = Arc::new(Shared {
@@ -99,12 +99,11 @@ pub fn start(config: Config) -> Result<Running> {
         series,
         drain: Arc::clone(&drain),
         connections: AtomicUsize::new(0),
-        https_port: redirect_port(&config, &https_addresses),
+        https_port: redirect_port(&config, &https),
         started,
         config,
     });
     let mut workers = Vec::new();
-    let sockets = by_worker(http.into_iter().chain(https), shared.config.workers);
     for (index, (sockets, inbox)) in sockets.into_iter().zip(inboxes).enumerate() {
         let equipment = Equipment {
             shared: Arc::clone(&shared),
@@ -121,20 +120,27 @@ pub fn start(config: Config) -> Result<Running> {
             }
         })?);
     }
+    let estate = Estate {
+        kernel: Arc::clone(&kernel),
+        state: Arc::clone(&state),
+        shared,
+        addresses: http.iter().chain(&https).copied().collect(),
+        all_steered,
+    };
+    let succession = succession::take_over(&estate)?;
     state.set_listening();
-    let admin_server = admin_server.map(admin::Admin::start).transpose()?;
     Ok(Running {
-        http: http_addresses,
-        https: https_addresses,
+        http,
+        https,
+        kernel,
+        succession,
         admin: admin_address,
         live,
         state,
         drain,
         drain_timeout,
         workers,
-        watch,
-        publisher,
-        events,
+        publication,
         admin_server,
         access_log,
     })
@@ -157,10 +163,9 @@ impl Running {
         for worker in self.workers {
             let _ = worker.join();
         }
-        self.watch.stop();
-        // The publisher owns the resolver, which can always send to it: only an order ends the two.
-        let _ = self.events.send(Event::Stop);
-        let _ = self.publisher.join();
+        self.kernel.let_go("the agent has ended");
+        drop(self.succession);
+        self.publication.stop();
         if let Some(admin) = self.admin_server {
             admin.stop();
         }
@@ -244,6 +249,7 @@ fn announce(running: &Running) {
         http = list(&running.http),
         https = list(&running.https),
         admin = list(running.admin.as_slice()),
+        steering = running.kernel.view().steering.to_string(),
         "serving"
     );
     let named: Vec<_> = hosts.iter().take(NAMED_AT_START).cloned().collect();
@@ -269,142 +275,8 @@ fn announce(running: &Running) {
 /// Hosts that the line at the start names.
 const NAMED_AT_START: usize = 8;
 
-/// The control side, running.
-struct Publication {
-    thread: JoinHandle<()>,
-    live: Arc<ArcSwap<Live>>,
-    watch: dir::WatchHandle,
-    events: mpsc::Sender<Event>,
-}
-
-/// Starts source and publisher, and waits until the first state is in force: no request is answered from an empty one.
-fn start_publisher(
-    config: &Config,
-    state: &Arc<AdminState>,
-    series: &metrics::collect::SharedSeries,
-    (started, listeners): (Instant, &[SocketAddr]),
-) -> Result<Publication> {
-    let (first, first_published) = mpsc::sync_channel(1);
-    let admin = Arc::clone(state);
-    let (send, events) = mpsc::channel();
-    let resolved = send.clone();
-    let vital = Vital::new("resolve", state);
-    let resolver = Resolver::start(config.dns_servers.clone(), move |answers| {
-        let _vital = &vital;
-        let _ = resolved.send(Event::Resolved(answers));
-    })?;
-    let publisher = Publisher::new(Setup {
-        options: config.served.translate_options(0),
-        default_certificate: tls::self_signed()?,
-        started,
-        series: Arc::clone(series),
-        announce: Box::new(move |report| {
-            admin.publish(published(report));
-            let _ = first.try_send(());
-        }),
-        want_names: Box::new(move |names| resolver.want(names)),
-        listeners: listeners.to_vec(),
-    });
-    let live = publisher.live();
-    let from_source = send.clone();
-    let vital = Vital::new("source", state);
-    let watch = dir::watch(config.manifests.clone(), move |state| {
-        let _vital = &vital;
-        from_source.send(Event::Source(state)).is_ok()
-    })
-    .with_context(|| format!("--manifests {}: cannot be watched", config.manifests.display()))?;
-    let vital = Vital::new("publish", state);
-    let publisher = spawn("publish", move || {
-        let _vital = vital;
-        publisher.run(&events);
-    })?;
-    first_published
-        .recv()
-        .context("the manifests could not be read")?;
-    Ok(Publication {
-        thread: publisher,
-        live,
-        watch,
-        events: send,
-    })
-}
-
-/// Goes with a thread that the agent can't do without: should it panic, `/healthz` says so.
-struct Vital {
-    thread: String,
-    state: Arc<AdminState>,
-}
-
-impl Vital {
-    fn new(thread: &str, state: &Arc<AdminState>) -> Self {
-        Self {
-            thread: thread.to_owned(),
-            state: Arc::clone(state),
-        }
-    }
-
-    fn failed(&self) {
-        self.state.thread_died(&self.thread);
-    }
-}
-
-impl Drop for Vital {
-    fn drop(&mut self) {
-        if std::thread::panicking() {
-            self.failed();
-        }
-    }
-}
-
-fn published(report: Report) -> Published {
-    Published {
-        generation: report.generation,
-        changed: report.at,
-        snapshot: report.snapshot,
-        diagnostics: report.diagnostics,
-        objects: report.objects,
-        certificates: report.certificates,
-        unowned: report.unowned,
-    }
-}
-
-fn bind_all(config: &Config, listener: Listener) -> Result<Vec<BoundListener>> {
-    let addresses = match listener {
-        Listener::Http => &config.http,
-        Listener::Https => &config.https,
-    };
-    let bind = |address: &SocketAddr| {
-        BoundListener::bind(listener, *address, config.workers)
-            .with_context(|| busy(listener.as_str(), *address))
-    };
-    addresses.iter().map(bind).collect()
-}
-
 fn bind_admin(address: SocketAddr, state: &Arc<AdminState>) -> Result<admin::Admin> {
-    admin::bind(address, Arc::clone(state)).with_context(|| busy("admin", address))
-}
-
-fn busy(flag: &str, address: SocketAddr) -> String {
-    format!(
-        "--{flag} {address}: cannot listen here (another address can be given with --{flag} ADDRESS:PORT)"
-    )
-}
-
-fn addresses(listeners: &[BoundListener]) -> Vec<SocketAddr> {
-    listeners.iter().map(|listener| listener.address).collect()
-}
-
-fn by_worker(
-    listeners: impl Iterator<Item = BoundListener>,
-    workers: usize,
-) -> Vec<Vec<(Listener, TcpListener)>> {
-    let mut sockets: Vec<Vec<_>> = (0..workers).map(|_| Vec::new()).collect();
-    for bound in listeners {
-        for (worker, socket) in sockets.iter_mut().zip(bound.sockets) {
-            worker.push((bound.listener, socket));
-        }
-    }
-    sockets
+    admin::bind(address, Arc::clone(state)).with_context(|| serving::busy("admin", address))
 }
 
 fn redirect_port(config: &Config, https: &[SocketAddr]) -> u16 {
@@ -438,11 +310,4 @@ fn idle_budget(config: &Config) -> IdleBudget {
         bound(config.upstream.max_idle_per_endpoint),
         bound(config.limits.max_connections),
     )
-}
-
-fn spawn(name: &str, body: impl FnOnce() + Send + 'static) -> Result<JoinHandle<()>> {
-    std::thread::Builder::new()
-        .name(name.to_owned())
-        .spawn(body)
-        .with_context(|| format!("the thread {name} cannot be started"))
 }

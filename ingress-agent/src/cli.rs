@@ -1,6 +1,7 @@
 //! The command line: what there is, how it explains itself, and what each exit code means.
 
 mod check;
+mod kernel;
 
 use std::ffi::OsString;
 use std::io::Write;
@@ -63,6 +64,19 @@ Exit codes:
   2  the command line is wrong, or DIR is not a folder
   3  warnings, but no errors: part of what an object asks for would have no effect";
 
+const KERNEL_EXAMPLES: &str = "\
+Asks every agent of the node by its socket in the run directory. What an agent has in the kernel ends with its process in any case.
+
+Examples:
+  ingress-agent kernel status
+  ingress-agent kernel status -o json | jq '.[].status.kernel.addresses'
+  ingress-agent kernel takeover 5%
+
+Exit codes:
+  0  all went well, or there is no agent
+  1  an agent did not answer, or refused
+  2  the command line is wrong";
+
 /// Ingress for Kubernetes on every node: routes HTTP and HTTPS from Ingress objects to pods.
 #[derive(Debug, Parser)]
 #[command(name = "ingress-agent", version, after_help = EXAMPLES, propagate_version = false, max_term_width = 120)]
@@ -79,6 +93,9 @@ enum Command {
     /// Read manifests and tell what is wrong with them.
     #[command(after_help = CHECK_EXAMPLES)]
     Check(CheckFlags),
+    /// What the agents of this node have in the kernel (eBPF), and how to take it away.
+    #[command(after_help = KERNEL_EXAMPLES)]
+    Kernel(kernel::KernelFlags),
     /// Print a completion script for a shell, such as `source <(ingress-agent completions bash)`.
     Completions { shell: Shell },
     /// Print a page of the documentation, in Markdown.
@@ -143,6 +160,7 @@ fn dispatch(
         // The arguments after the program's and the command's name: the file's settings are put in front of them.
         Command::Run(_) => serve(args.into_iter().skip(2).collect(), run),
         Command::Check(flags) => check::check(flags, out),
+        Command::Kernel(flags) => kernel::kernel(&flags, out),
         Command::Completions { shell } => {
             let mut script = Vec::new();
             clap_complete::generate(shell, &mut Cli::command(), "ingress-agent", &mut script);

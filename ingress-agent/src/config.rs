@@ -25,8 +25,7 @@ use crate::translate;
 /// Everything that `run` needs, resolved.
 #[derive(Clone, Debug, Serialize)]
 pub struct Config {
-    /// The folder of Kubernetes manifests.
-    pub manifests: PathBuf,
+    pub source: Source,
     /// Empty: no plain HTTP.
     pub http: Vec<SocketAddr>,
     /// Empty: no HTTPS.
@@ -50,7 +49,44 @@ pub struct Config {
     pub reason_header: bool,
     /// The port that redirects to HTTPS name; `None` leaves it out (443).
     pub https_port_in_redirects: Option<u16>,
+    pub kernel: Kernel,
     pub log: Log,
+}
+
+/// Where objects come from.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Source {
+    /// A folder of Kubernetes manifests.
+    Manifests(PathBuf),
+    Cluster(Cluster),
+}
+
+/// A cluster, and what of it is read.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct Cluster {
+    /// `None`: the pod's service account.
+    pub kubeconfig: Option<PathBuf>,
+    /// `None`: the kubeconfig's current one.
+    pub context: Option<String>,
+    /// Empty: all.
+    pub namespaces: Vec<String>,
+    /// A label selector; `None`: all Ingresses.
+    pub ingress_selector: Option<String>,
+    pub secrets: SecretAccess,
+    pub node_name: Option<String>,
+    pub pod_name: Option<String>,
+    pub pod_namespace: Option<String>,
+}
+
+/// How Secrets are read from the cluster.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, ValueEnum)]
+#[serde(rename_all = "lowercase")]
+pub enum SecretAccess {
+    /// Those of type `kubernetes.io/tls` are watched; others where they are referenced.
+    Tls,
+    /// Only the referenced ones, by `get`.
+    Referenced,
 }
 
 /// What translate is told: ownership, and what serves the rest.
@@ -146,6 +182,41 @@ pub struct Upstream {
     pub idle_timeout: Duration,
     /// Of the whole process.
     pub max_idle_per_endpoint: usize,
+}
+
+/// What the agent does in the kernel.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct Kernel {
+    pub steering: HookMode,
+    /// The share of client addresses that is taken.
+    pub takeover: Sample,
+    /// Where the agents of a node find each other.
+    pub run_dir: PathBuf,
+    /// After a hand-over, for what is still open.
+    #[serde(serialize_with = "units::as_text")]
+    pub hand_over_timeout: Duration,
+}
+
+/// Whether something in the kernel is used.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, ValueEnum)]
+#[serde(rename_all = "lowercase")]
+pub enum HookMode {
+    /// Where it can be and harms nobody.
+    Auto,
+    /// Or the agent does not start.
+    On,
+    Off,
+}
+
+impl HookMode {
+    /// One hook's own setting below the one for all: `off` there wins, and `on` there makes `auto` a must.
+    fn under(self, all: Self) -> Self {
+        match (all, self) {
+            (Self::Off, _) => Self::Off,
+            (Self::On, Self::Auto) => Self::On,
+            (_, own) => own,
+        }
+    }
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]

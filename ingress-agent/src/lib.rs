@@ -8,6 +8,7 @@ pub mod cli;
 pub mod config;
 pub mod drain;
 pub mod error;
+pub mod kernel;
 pub mod live;
 pub mod objects;
 pub mod proxy;

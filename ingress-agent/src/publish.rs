@@ -29,6 +29,7 @@ use crate::telemetry::metrics::series::DEFAULT_LIMIT;
 use crate::translate::{self, Certificate, ExternalName, Memory, Options};
 use changes::{EndpointChanges, only_endpoints_differ};
 use ourselves::Ourselves;
+pub use ourselves::Trust;
 
 /// What is told to everyone else about a publication.
 #[derive(Debug)]
@@ -74,7 +75,7 @@ pub struct Publisher {
     external: Vec<ExternalName>,
     answers: Answers,
     ourselves: Ourselves,
-    /// Clusters with endpoints that lead back to us.
+    /// Clusters with endpoints that lead back to us, or where nothing of a cluster may lead.
     loops: BTreeMap<ClusterKey, Diagnostic>,
     /// When everything was last translated: certificates expire without any change.
     translated: Instant,
@@ -100,6 +101,7 @@ pub struct Setup {
     pub want_names: Box<dyn FnMut(BTreeSet<String>) + Send>,
     /// Where we listen: no endpoint may lead back here.
     pub listeners: Vec<SocketAddr>,
+    pub trust: Trust,
 }
 
 impl Publisher {
@@ -123,7 +125,7 @@ impl Publisher {
             want_names: setup.want_names,
             external: Vec::new(),
             answers: Answers::default(),
-            ourselves: Ourselves::new(setup.listeners),
+            ourselves: Ourselves::new(setup.listeners, setup.trust),
             loops: BTreeMap::new(),
             translated: setup.started,
             source_diagnostics: Vec::new(),
@@ -295,7 +297,7 @@ impl Publisher {
     fn complete(&mut self, lists: &mut BTreeMap<ClusterKey, EndpointList>) -> Vec<Diagnostic> {
         let mut diagnostics = self.add_external(lists);
         for (key, list) in lists {
-            match leave_out_ourselves(key, list, &mut self.ourselves) {
+            match leave_out_refused(key, list, &mut self.ourselves) {
                 Some(diagnostic) => self.loops.insert(key.clone(), diagnostic),
                 None => self.loops.remove(key),
             };
@@ -379,26 +381,30 @@ fn unresolved(external: &ExternalName, nothing_known: bool, failure: &str) -> Di
     )
 }
 
-fn leave_out_ourselves(
+fn leave_out_refused(
     key: &ClusterKey,
     list: &mut EndpointList,
     ourselves: &mut Ourselves,
 ) -> Option<Diagnostic> {
-    let (ours, others): (Vec<_>, Vec<_>) = list
-        .endpoints
-        .drain(..)
-        .partition(|endpoint| ourselves.is(endpoint.address));
-    list.endpoints = others;
-    let first = ours.first()?;
+    let mut first = None;
+    list.endpoints.retain(|endpoint| {
+        let refusal = ourselves.refuses(endpoint.address);
+        if let Some(refusal) = refusal {
+            first.get_or_insert((endpoint.address, refusal));
+        }
+        refusal.is_none()
+    });
+    let (address, refusal) = first?;
     let message = format!(
-        "the endpoint {} is this agent itself and is left out: a request would go round for ever",
-        first.address
+        "the endpoint {address} {} and is left out{}",
+        refusal.what(),
+        refusal.why()
     );
     Some(Diagnostic::new(
         Severity::Error,
         &key.service,
         "",
-        "EndpointIsOurselves",
+        refusal.reason(),
         message,
     ))
 }

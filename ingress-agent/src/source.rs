@@ -2,4 +2,5 @@
 
 mod admission;
 pub mod dir;
+pub mod kube;
 mod manifest;

@@ -6,6 +6,7 @@ mod class;
 pub(crate) mod endpoints;
 mod ingress;
 mod notes;
+mod references;
 mod rule_path;
 mod secret;
 mod service;
@@ -25,6 +26,8 @@ use self::ingress::Build;
 use self::service::Backends;
 use self::tls::Certificates;
 use crate::objects::{Key, Objects};
+
+pub use self::references::{References, references};
 
 /// What translate is told besides the objects.
 #[derive(Clone, Debug)]

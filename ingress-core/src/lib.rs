@@ -12,6 +12,7 @@
 
 pub mod balance;
 pub mod compile;
+pub mod datapath;
 pub mod diagnostic;
 pub mod explain;
 pub mod filter;

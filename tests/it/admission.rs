@@ -102,7 +102,7 @@ fn others() -> Vec<Refused> {
         slice(
             "other-family",
             "addressType: IPv6, endpoints: [{addresses: [\"192.0.2.1\"]}]",
-            "must be a valid IPv6 address",
+            "must be an IPv6 address",
         ),
         slice(
             "no-address",

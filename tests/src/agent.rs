@@ -40,7 +40,16 @@ impl TestAgent {
 
     /// The same on any folder.
     pub fn start_on(folder: &Path, flags: &[&str]) -> anyhow::Result<Self> {
-        let agent = launch(folder, flags)?;
+        Self::start_from(&["--manifests".into(), folder.into()], flags)
+    }
+
+    /// Served from a cluster in place of a folder.
+    pub fn start_in_cluster(kubeconfig: &Path, flags: &[&str]) -> anyhow::Result<Self> {
+        Self::start_from(&["--kubeconfig".into(), kubeconfig.into()], flags)
+    }
+
+    fn start_from(source: &[OsString], flags: &[&str]) -> anyhow::Result<Self> {
+        let agent = launch(source, flags)?;
         agent.wait_until_ready()?;
         Ok(agent)
     }
@@ -194,8 +203,8 @@ impl Drop for TestAgent {
 }
 
 /// Starts the agent; flags given later win over these.
-fn launch(manifests: &Path, flags: &[&str]) -> anyhow::Result<TestAgent> {
-    let mut args: Vec<OsString> = vec!["--manifests".into(), manifests.into()];
+fn launch(source: &[OsString], flags: &[&str]) -> anyhow::Result<TestAgent> {
+    let mut args = source.to_vec();
     let port_0 = |flag| [flag, "127.0.0.1:0"];
     let given = |flag: &&[&str; 2]| !flags.contains(&flag[0]);
     let defaults = [
@@ -207,6 +216,8 @@ fn launch(manifests: &Path, flags: &[&str]) -> anyhow::Result<TestAgent> {
         ["--drain-timeout", "2s"],
         // So that it is the test, and not the pace of the machine, that decides whether a connection is used again.
         ["--upstream-idle-timeout", "60s"],
+        // What needs rights on the node, tests/kernel shows.
+        ["--kernel", "off"],
     ];
     args.extend(defaults.iter().filter(given).flatten().map(Into::into));
     args.extend(flags.iter().map(Into::into));

@@ -36,16 +36,28 @@ impl AgentProcess {
 
     /// The same, and nobody reads its access log until [`Self::read_output`]: a pipe that fills.
     pub fn start_unread(program: &str, manifests: &Path, flags: &[&str]) -> anyhow::Result<Self> {
+        Self::start_from(program, ("--manifests", manifests), flags)
+    }
+
+    /// Served from a cluster in place of a folder.
+    pub fn start_in_cluster(program: &str, kubeconfig: &Path, flags: &[&str]) -> anyhow::Result<Self> {
+        let mut started = Self::start_from(program, ("--kubeconfig", kubeconfig), flags)?;
+        started.read_output();
+        Ok(started)
+    }
+
+    fn start_from(program: &str, (source, path): (&str, &Path), flags: &[&str]) -> anyhow::Result<Self> {
         let mut child = Command::new(program)
             .args(["run", "--http", "127.0.0.1:0", "--https", "127.0.0.1:0"])
             .args(["--admin", "127.0.0.1:0", "--log-format", "json"])
+            .args(["--kernel", "off"])
             .args(if flags.contains(&"--workers") {
                 [].as_slice()
             } else {
                 &["--workers", "2"]
             })
-            .arg("--manifests")
-            .arg(manifests)
+            .arg(source)
+            .arg(path)
             .args(flags)
             .stdout(Stdio::piped())
             .stderr(Stdio::piped())

@@ -4,8 +4,10 @@ mod bench;
 mod certificates;
 mod demo;
 mod deny;
+mod ebpf;
 mod guard;
 mod interrupt;
+mod kube;
 mod promises;
 mod test;
 mod tidy;
@@ -32,8 +34,12 @@ enum Task {
     Promises,
     /// The house rules that no lint checks.
     Tidy,
+    /// Build the eBPF object that the agent carries, or prove that the kept one is what the source gives.
+    Ebpf(ebpf::Options),
     /// CPU a request, throughput, latency and memory beside nginx and HAProxy.
     Bench(bench::Options),
+    /// A real Kubernetes API server on loopback: build, up, down, status.
+    Kube(kube::Options),
     /// Runs a program until standard input closes, so that it cannot outlive who started it.
     #[command(hide = true)]
     Guard(guard::Options),
@@ -52,7 +58,9 @@ fn run(task: Task) -> anyhow::Result<ExitCode> {
         Task::Test(options) => test::run(&options),
         Task::Promises => promises::print(),
         Task::Tidy => tidy::print(),
+        Task::Ebpf(options) => ebpf::run(&options),
         Task::Bench(options) => bench::run(&options),
+        Task::Kube(options) => kube::run(&options),
         Task::Guard(options) => guard::run(&options),
     }
 }

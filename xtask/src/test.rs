@@ -12,7 +12,7 @@ use anyhow::bail;
 use clap::ValueEnum;
 
 pub(crate) use self::libtest::{Outcome, Verdict};
-use crate::{deny, promises, tidy, workspace};
+use crate::{deny, ebpf, kube, promises, tidy, workspace};
 
 #[derive(clap::Args)]
 pub(crate) struct Options {
@@ -34,8 +34,12 @@ enum Step {
     Clippy,
     /// cargo-deny: licences, sources, bans, advisories.
     Deny,
-    /// Every test of the workspace.
+    /// cargo xtask ebpf --check
+    Ebpf,
+    /// Every test of the workspace but those of the next step.
     Tests,
+    /// What holds in a cluster, on a real API server; builds that first, once, from Go modules.
+    Cluster,
     /// cargo xtask demo --check
     Demo,
     /// docs/promises.toml names tests that exist and ran.
@@ -107,7 +111,9 @@ impl Step {
             Self::Tidy => "tidy",
             Self::Clippy => "clippy",
             Self::Deny => "deny",
+            Self::Ebpf => "ebpf --check",
             Self::Tests => "tests",
+            Self::Cluster => "cluster",
             Self::Demo => "demo --check",
             Self::Promises => "promises",
         }
@@ -137,10 +143,20 @@ impl Step {
                     ..Report::default()
                 })
             }
+            Self::Ebpf => {
+                let ebpf::Findings { problems, skipped } = ebpf::check()?;
+                Ok(Report {
+                    problems,
+                    skipped,
+                    ..Report::default()
+                })
+            }
             Self::Tests => tests(options.filter.as_deref()),
+            Self::Cluster => cluster(options.filter.as_deref()),
             Self::Demo => demo(),
             Self::Promises if options.only == [Self::Promises] => {
                 let mut report = tests(None)?;
+                report.tests.extend(cluster(None)?.tests);
                 report.problems.extend(promises::problems(&report.tests)?);
                 Ok(report)
             }
@@ -164,13 +180,34 @@ fn tests(filter: Option<&str>) -> anyhow::Result<Report> {
     // A test may start the agent as a process, and would otherwise find an old one.
     workspace::build("ingress-agent", workspace::Profile::Dev)?;
     let mut report = Report::default();
-    for binary in binaries::build()? {
+    for binary in binaries::build()?.iter().filter(|binary| binary.name != CLUSTER) {
         println!("{}", binary.name);
         binary.run(filter, &mut report)?;
     }
     binaries::doc_tests(filter, &mut report)?;
     if let (Some(filter), true) = (filter, report.tests.is_empty()) {
         bail!("no test's name contains {filter:?}");
+    }
+    Ok(report)
+}
+
+/// The test binary that needs an API server.
+const CLUSTER: &str = "cluster";
+
+fn cluster(filter: Option<&str>) -> anyhow::Result<Report> {
+    let programs = kube::programs()?;
+    println!("API server from {}", programs.display());
+    workspace::build("ingress-agent", workspace::Profile::Dev)?;
+    let mut report = Report::default();
+    for binary in binaries::build()?
+        .iter_mut()
+        .filter(|binary| binary.name == CLUSTER)
+    {
+        binary.env("KUBEBUILDER_ASSETS", &programs);
+        binary.run(filter, &mut report)?;
+    }
+    if report.tests.is_empty() {
+        bail!("no test ran");
     }
     Ok(report)
 }

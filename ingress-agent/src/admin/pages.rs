@@ -8,7 +8,7 @@ use serde::Serialize;
 
 use super::AdminState;
 use crate::config::Config;
-use crate::telemetry::metrics::collect::{Collected, collect};
+use crate::telemetry::metrics::collect::collect;
 use crate::telemetry::metrics::render::{self, Format, Process};
 
 /// An answer of the admin address.
@@ -46,6 +46,7 @@ const INDEX: &str = "<!doctype html>
 <li><a href=\"/readyz\">/readyz</a>: it serves the configuration, and is not about to stop</li>
 <li><a href=\"/metrics\">/metrics</a>: Prometheus metrics</li>
 <li><a href=\"/config\">/config</a>: settings and routes in force, as JSON</li>
+<li><a href=\"/kernel\">/kernel</a>: what is on in the kernel, and why what is off is, as JSON</li>
 <li><a href=\"/diagnostics\">/diagnostics</a>: what is wrong with objects, as JSON</li>
 </ul></body></html>
 ";
@@ -61,13 +62,14 @@ pub(super) async fn page(path: &str, headers: &HeaderMap, state: &AdminState) ->
         "/readyz" => readiness(state).await,
         "/metrics" => metrics(headers, state).await,
         "/config" => config(state),
+        "/kernel" => Page::json(&state.kernel.view()),
         "/diagnostics" => Page::json(&state.published.load().diagnostics),
         _ => Page::text(StatusCode::NOT_FOUND, "no such page; / lists them\n"),
     }
 }
 
 async fn health(state: &AdminState) -> Page {
-    let mut missing = stalled(&collect(&state.workers).await);
+    let mut missing = stalled(state).await;
     missing.extend(
         state
             .dead
@@ -81,7 +83,9 @@ async fn health(state: &AdminState) -> Page {
 async fn readiness(state: &AdminState) -> Page {
     let mut missing = Vec::new();
     if state.published.load().generation == 0 {
-        missing.push("configuration: the source has not been read yet".to_owned());
+        let waiting = state.source.get().and_then(|counts| counts.waiting());
+        let why = waiting.unwrap_or_else(|| "the source has not been read yet".to_owned());
+        missing.push(format!("configuration: {why}"));
     }
     if !state.listening.load(Ordering::Relaxed) {
         missing.push("listeners: not all are bound yet".to_owned());
@@ -89,12 +93,17 @@ async fn readiness(state: &AdminState) -> Page {
     if state.draining.load(Ordering::Relaxed) {
         missing.push("draining: the agent is about to stop".to_owned());
     }
-    missing.extend(stalled(&collect(&state.workers).await));
+    missing.extend(stalled(state).await);
     verdict(&missing)
 }
 
-fn stalled(collected: &Collected) -> Vec<String> {
-    collected
+/// Workers that are expected to answer and don't; they start when the first state is there.
+async fn stalled(state: &AdminState) -> Vec<String> {
+    if !state.listening.load(Ordering::Relaxed) {
+        return Vec::new();
+    }
+    collect(&state.workers)
+        .await
         .stalled()
         .map(|worker| format!("worker {worker}: has not answered within a second"))
         .collect()
@@ -119,6 +128,8 @@ async fn metrics(headers: &HeaderMap, state: &AdminState) -> Page {
         folded: state.series.load().folded(),
         access_log: &state.access_log,
         draining: state.draining.load(Ordering::Relaxed),
+        source: state.source.get().map(AsRef::as_ref),
+        kernel: &state.kernel.view(),
     };
     Page {
         status: StatusCode::OK,

@@ -19,7 +19,8 @@ struct Fixture {
 
 fn start_with(workers: Vec<Mailbox>, series: SharedSeries) -> Fixture {
     let config = Config::from_args(["--manifests=site"]).unwrap();
-    let state = AdminState::new(config, workers, Arc::default(), series, Instant::now());
+    let kernel = Arc::new(crate::kernel::Kernel::off(crate::kernel::Off::Setting));
+    let state = AdminState::new(config, workers, Arc::default(), series, kernel, Instant::now());
     let admin = bind("127.0.0.1:0".parse().unwrap(), Arc::clone(&state)).unwrap();
     let address = admin.address().unwrap();
     Fixture {
@@ -103,6 +104,12 @@ fn readyz_names_each_missing_condition() {
 fn healthz_names_the_worker_that_does_not_answer() {
     let (mailbox, _never_read) = mailbox();
     let fixture = start_with(vec![mailbox], SharedSeries::default());
+    assert_eq!(
+        get(&fixture, "/healthz").0,
+        200,
+        "workers start with the first state"
+    );
+    fixture.state.set_listening();
     let (status, text) = get(&fixture, "/healthz");
     assert!(status == 503 && text.contains("worker 0: "), "{text}");
 }

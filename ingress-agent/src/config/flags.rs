@@ -1,5 +1,7 @@
 //! The one table of settings: name, value, default, what it means. Everything else about configuration is made from it.
 
+mod input;
+
 use std::ffi::OsString;
 use std::net::SocketAddr;
 use std::path::PathBuf;
@@ -9,10 +11,11 @@ use clap::parser::ValueSource;
 use clap::{ArgAction, ArgMatches, Args, Command, FromArgMatches};
 use ipnet::IpNet;
 
+use self::input::Input;
 use super::units::{self, BackendName, Listen, ObjectName, Sample};
 use super::{
-    AccessLog, AccessLogMode, Classes, Config, ConfigError, Limits, Log, LogFormat, LogLevel, ProxyProtocol,
-    Served, Upstream, file,
+    AccessLog, AccessLogMode, Classes, Config, ConfigError, HookMode, Kernel, Limits, Log, LogFormat,
+    LogLevel, ProxyProtocol, Served, Upstream, file,
 };
 
 /// The settings of `run`.
@@ -38,15 +41,9 @@ pub struct RunFlags {
     #[command(flatten)]
     serving: Serving,
     #[command(flatten)]
+    kernel: KernelFlags,
+    #[command(flatten)]
     logging: Logging,
-}
-
-#[derive(Debug, Args)]
-#[command(next_help_heading = "Input")]
-struct Input {
-    /// Folder of Kubernetes manifests (.yaml, .yml, .json, also in subfolders); it is watched, and changes take effect at once. Required.
-    #[arg(long, value_name = "DIR", env = "INGRESS_AGENT_MANIFESTS")]
-    manifests: Option<PathBuf>,
 }
 
 /// Which Ingresses are ours, and what serves the rest; `check` takes these too.
@@ -189,6 +186,51 @@ struct Serving {
 }
 
 #[derive(Debug, Args)]
+#[command(next_help_heading = "Kernel side")]
+struct KernelFlags {
+    /// What the agent does in the kernel by eBPF, all hooks at once: auto (each where it can be), on (each that is auto has to be) or off.
+    #[arg(
+        long,
+        value_name = "MODE",
+        env = "INGRESS_AGENT_KERNEL",
+        default_value = "auto"
+    )]
+    kernel: HookMode,
+
+    /// Socket steering: serve addresses without binding them, and hand over to a newer agent without loss. auto (where it can be, and nobody else
+    /// has the port), on (or the start fails; takes ports that another process has, too) or off.
+    #[arg(
+        long,
+        value_name = "MODE",
+        env = "INGRESS_AGENT_KERNEL_STEERING",
+        default_value = "auto"
+    )]
+    kernel_steering: HookMode,
+
+    /// Share of client addresses whose new connections are taken where another process has the port too; the others stay with that process. 0 to 1, 10% or 1/10.
+    #[arg(
+        long,
+        value_name = "SHARE",
+        env = "INGRESS_AGENT_TAKEOVER",
+        default_value = "1"
+    )]
+    takeover: Sample,
+
+    /// Folder in which the agents of a node find each other, to hand over; must not outlive a restart of the node.
+    #[arg(
+        long,
+        value_name = "DIR",
+        env = "INGRESS_AGENT_RUN_DIR",
+        default_value = "/run/ingress-agent"
+    )]
+    run_dir: PathBuf,
+
+    /// After a hand-over to a newer agent: time that open connections may go on (ms, s, m, h); then they are cut.
+    #[arg(long, value_name = "DURATION", env = "INGRESS_AGENT_HAND_OVER_TIMEOUT", default_value = "1h", value_parser = units::duration)]
+    hand_over_timeout: Duration,
+}
+
+#[derive(Debug, Args)]
 #[command(next_help_heading = "Logs")]
 struct Logging {
     /// Which requests the access log (standard output) holds: all, errors (status 400 and above, or a problem) or off.
@@ -289,14 +331,11 @@ fn resolve(typed: &ArgMatches) -> Result<Config, ConfigError> {
 
 impl RunFlags {
     fn resolve(self) -> Result<Config, ConfigError> {
-        let manifests = self.input.manifests.ok_or_else(|| {
-            ConfigError::Contradiction(
-                "manifests is not set: expected the folder of Kubernetes manifests, by --manifests DIR, INGRESS_AGENT_MANIFESTS or the key manifests of the file".into(),
-            )
-        })?;
+        let in_pod = std::env::var_os("KUBERNETES_SERVICE_HOST").is_some();
+        let source = self.input.resolve(in_pod)?;
         let served = self.classes.resolve();
         Ok(Config {
-            manifests,
+            source,
             http: addresses(&self.listeners.http, "http")?,
             https: addresses(&self.listeners.https, "https")?,
             admin: addresses(&[self.listeners.admin], "admin")?.pop(),
@@ -314,6 +353,7 @@ impl RunFlags {
             dns_servers: self.serving.dns_server,
             reason_header: self.serving.reason_header,
             https_port_in_redirects: self.listeners.https_port_in_redirects,
+            kernel: self.kernel.resolve(),
             log: Log {
                 level: self.logging.log_level,
                 format: self.logging.log_format,
@@ -352,6 +392,17 @@ impl ClientLimits {
             max_connections_per_source: self.max_connections_per_source,
             h2_max_streams: self.h2_max_streams,
             h2_max_resets: self.h2_max_resets,
+        }
+    }
+}
+
+impl KernelFlags {
+    fn resolve(self) -> Kernel {
+        Kernel {
+            steering: self.kernel_steering.under(self.kernel),
+            takeover: self.takeover,
+            run_dir: self.run_dir,
+            hand_over_timeout: self.hand_over_timeout,
         }
     }
 }

@@ -72,7 +72,7 @@ fn the_file_can_be_named_by_the_environment() {
     let (_dir, flag) = file("manifests: from-file\n");
     let path = flag.strip_prefix("--config=").unwrap();
     assert_eq!(
-        resolved_in_child(&[], &[("INGRESS_AGENT_CONFIG", path)])["manifests"],
+        resolved_in_child(&[], &[("INGRESS_AGENT_CONFIG", path)])["source"]["manifests"],
         "from-file"
     );
 }
@@ -232,7 +232,7 @@ fn a_dns_server_is_an_address_with_or_without_a_port() {
 
 #[test]
 fn settings_that_make_no_sense_together_are_refused() {
-    assert!(refused(&[]).contains("manifests is not set"));
+    assert!(refused(&[]).contains("there is no source of objects"));
     assert!(refused(&["--manifests=x", "--http=off", "--https=off"]).contains("both off"));
     assert!(refused(&["--manifests=x", "--proxy-protocol=on"]).contains("trusted-proxies is empty"));
     assert!(refused(&["--manifests=x", "--http=off", "--http=:80"]).contains("one or the other"));

@@ -159,6 +159,19 @@ impl Sample {
     pub fn share(self) -> f64 {
         self.0
     }
+
+    /// In whole parts of `whole`, rounded.
+    pub fn parts_of(self, whole: u32) -> u32 {
+        let parts = (self.0 * f64::from(whole)).round();
+        // 0 ≤ share ≤ 1, so this is within 0..=whole; Rust has no checked conversion from floating point.
+        #[allow(
+            clippy::cast_possible_truncation,
+            clippy::cast_sign_loss,
+            reason = "bounded by the type's own check"
+        )]
+        let parts = parts as u32;
+        parts.min(whole)
+    }
 }
 
 /// `0.1`, `10%` or `1/10`.

@@ -1,6 +1,6 @@
 //! Listening sockets: one a worker and address, sharing the port by SO_REUSEPORT.
 
-use std::io;
+use std::io::{self, BufRead};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener};
 use std::time::Duration;
 
@@ -17,7 +17,7 @@ pub struct BoundListener {
     pub sockets: Vec<TcpListener>,
 }
 
-const BACKLOG: i32 = 4096;
+pub(crate) const BACKLOG: i32 = 4096;
 
 impl BoundListener {
     /// Binds `workers` sockets to one address.
@@ -48,8 +48,71 @@ impl BoundListener {
     }
 }
 
+/// Whether somebody else has an address, as far as it can be known.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Owner {
+    Nobody,
+    Somebody,
+}
+
+/// Asked before steering takes an address without binding it.
+pub(crate) fn owner(address: SocketAddr) -> Owner {
+    match probe(address) {
+        Ok(_) => Owner::Nobody,
+        // Perhaps only connections of a process that is gone stand in the way; or there is no right to bind it (CAP_NET_BIND_SERVICE); or
+        // it is not this node's address yet: the kernel's list of listeners knows.
+        Err(_) if is_listed(address) => Owner::Somebody,
+        Err(_) => Owner::Nobody,
+    }
+}
+
+fn is_listed(address: SocketAddr) -> bool {
+    let tables = ["/proc/net/tcp", "/proc/net/tcp6"];
+    tables.iter().any(|table| {
+        let Ok(file) = std::fs::File::open(table) else {
+            return false;
+        };
+        let lines = io::BufReader::new(file).lines().map_while(Result::ok);
+        // Listening sockets come first.
+        let mut listening = lines.skip(1).map_while(|line| listed(&line));
+        listening.any(|other| overlap(address, other))
+    })
+}
+
+/// Address and port of a line of /proc/net/tcp or tcp6 that listens: `0: 0100007F:1F90 00000000:0000 0A …`.
+fn listed(line: &str) -> Option<SocketAddr> {
+    let mut fields = line.split_whitespace().skip(1);
+    let (address, port) = fields.next()?.split_once(':')?;
+    let port = u16::from_str_radix(port, 16).ok()?;
+    if fields.nth(1)? != "0A" {
+        return None;
+    }
+    // Words of four bytes, each printed as a number of the machine's own byte order.
+    let word = |n: usize| {
+        let digits = address.get(n * 8..n * 8 + 8)?;
+        u32::from_str_radix(digits, 16).ok().map(u32::to_ne_bytes)
+    };
+    let ip = match address.len() {
+        8 => IpAddr::from(word(0)?),
+        32 => {
+            let mut bytes = [0; 16];
+            for n in 0..4 {
+                bytes[n * 4..n * 4 + 4].copy_from_slice(&word(n)?);
+            }
+            IpAddr::from(bytes).to_canonical()
+        }
+        _ => return None,
+    };
+    Some(SocketAddr::new(ip, port))
+}
+
+fn overlap(one: SocketAddr, other: SocketAddr) -> bool {
+    let (a, b) = (one.ip().to_canonical(), other.ip());
+    one.port() == other.port() && (a == b || a.is_unspecified() || b.is_unspecified())
+}
+
 /// `[::]` means every address of the node; where the kernel has no IPv6, that is `0.0.0.0`.
-fn usable(address: SocketAddr, has_ipv6: bool) -> SocketAddr {
+pub(crate) fn usable(address: SocketAddr, has_ipv6: bool) -> SocketAddr {
     if has_ipv6 || address.ip() != IpAddr::V6(Ipv6Addr::UNSPECIFIED) {
         return address;
     }
@@ -58,7 +121,7 @@ fn usable(address: SocketAddr, has_ipv6: bool) -> SocketAddr {
     instead
 }
 
-fn has_ipv6() -> bool {
+pub(crate) fn has_ipv6() -> bool {
     let socket = Socket::new(Domain::IPV6, Type::STREAM, Some(Protocol::TCP));
     socket.is_ok_and(|socket| {
         let any = SocketAddr::from((Ipv6Addr::UNSPECIFIED, 0));
@@ -123,6 +186,23 @@ mod tests {
         };
         // The kernel may give a port to somebody else in between, but not every time.
         assert!((0..10).any(|_| is_free_again()));
+    }
+
+    #[test]
+    fn who_has_a_port_is_known_by_binding_and_by_the_kernels_list() {
+        let mine = TcpListener::bind("127.0.0.1:0").unwrap();
+        let address = mine.local_addr().unwrap();
+        let any = SocketAddr::from(([0u16; 8], address.port()));
+        for asked in [address, any] {
+            assert_eq!(owner(asked), Owner::Somebody);
+            assert!(is_listed(asked), "{asked}");
+        }
+        drop(mine);
+        assert!(!is_listed(address));
+        assert_eq!(owner(address), Owner::Nobody);
+        let line = "   0: 00000000000000000000000001000000:0050 00000000000000000000000000000000:0000 0A 0";
+        assert_eq!(listed(line), Some("[::1]:80".parse().unwrap()));
+        assert_eq!(listed("   0: 0100007F:0050 0100007F:1234 01 0"), None);
     }
 
     #[test]

@@ -1,6 +1,6 @@
 //! What differs between two states of the source, by identity: an object that did not change kept its `Arc`.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use ingress_core::diagnostic::Diagnostic;
@@ -8,7 +8,7 @@ use ingress_core::name::{Kind, ObjectRef};
 use ingress_core::resource::ClusterKey;
 use k8s_openapi::api::discovery::v1::EndpointSlice;
 
-use crate::objects::{Key, Objects};
+use crate::objects::{Key, Objects, Set};
 use crate::translate::endpoints::{PORT_NOT_FOUND, SERVICE_LABEL};
 
 /// EndpointSlices that differ, and the Services that they were or are of.
@@ -44,7 +44,7 @@ impl EndpointChanges {
         !self.services.is_empty() && self.services.contains(&key(service))
     }
 
-    fn one_way(&mut self, from: &BTreeMap<Key, Arc<EndpointSlice>>, to: &BTreeMap<Key, Arc<EndpointSlice>>) {
+    fn one_way(&mut self, from: &Set<EndpointSlice>, to: &Set<EndpointSlice>) {
         // Both are sorted: one walk over the two, no search.
         let mut others = to.iter().peekable();
         for (key, slice) in from {
@@ -69,16 +69,9 @@ fn key(object: &ObjectRef) -> Key {
 
 /// Whether everything but the EndpointSlices is the same.
 pub(super) fn only_endpoints_differ(old: &Objects, new: &Objects) -> bool {
-    fn same<T>(old: &BTreeMap<Key, Arc<T>>, new: &BTreeMap<Key, Arc<T>>) -> bool {
-        old.len() == new.len()
-            && old
-                .iter()
-                .zip(new)
-                .all(|((ka, a), (kb, b))| ka == kb && Arc::ptr_eq(a, b))
-    }
-    same(&old.ingresses, &new.ingresses)
-        && same(&old.ingress_classes, &new.ingress_classes)
-        && same(&old.services, &new.services)
-        && same(&old.secrets, &new.secrets)
-        && same(&old.config_maps, &new.config_maps)
+    old.ingresses.is_same(&new.ingresses)
+        && old.ingress_classes.is_same(&new.ingress_classes)
+        && old.services.is_same(&new.services)
+        && old.secrets.is_same(&new.secrets)
+        && old.config_maps.is_same(&new.config_maps)
 }

@@ -47,6 +47,7 @@ fn publisher() -> (Publisher, Arc<Mutex<Vec<Report>>>) {
         announce: Box::new(move |report| told.lock().unwrap().push(report)),
         want_names: Box::new(|_| {}),
         listeners: vec!["127.0.0.1:8080".parse().unwrap()],
+        trust: Trust::Folder,
     });
     (publisher, reports)
 }

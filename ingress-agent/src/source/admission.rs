@@ -1,6 +1,6 @@
 //! What an API server does to an object before it keeps it: fills in defaults, and refuses what breaks a rule.
 //!
-//! The rules and their words are those of Kubernetes 1.34 for objects that are created. A folder has no API server, so that this stands
+//! The rules and their words are those of Kubernetes 1.36 for objects that are created. A folder has no API server, so that this stands
 //! in for it; objects from a cluster never come here. Two things differ, and are meant to: addresses of EndpointSlices may be loopback,
 //! and `generateName` alone is no name.
 
@@ -24,7 +24,9 @@ pub(super) fn admit(object: Object) -> Result<Object, Vec<FieldError>> {
             ingress::validate_ingress(&ingress)?;
             Ok(Object::Ingress(ingress))
         }
-        Object::IngressClass(class) => {
+        Object::IngressClass(mut class) => {
+            // What is not of the request's place is taken out of the object.
+            Arc::make_mut(&mut class).metadata.namespace = None;
             ingress::validate_ingress_class(&class)?;
             Ok(Object::IngressClass(class))
         }

@@ -5,10 +5,12 @@
 
 pub mod collect;
 pub mod histogram;
+mod kernel;
 pub mod process;
 pub mod render;
 pub mod series;
 pub mod shard;
+mod source;
 mod text;
 
 pub use collect::{Inbox, Mailbox, mailbox};

@@ -22,7 +22,7 @@ use super::service::Speech;
 use crate::objects::{Key, Objects};
 
 /// Both mean the same; our own, the last, wins.
-const PREFIXES: [&str; 2] = ["nginx.ingress.kubernetes.io/", "ingress-agent.io/"];
+pub(super) const PREFIXES: [&str; 2] = ["nginx.ingress.kubernetes.io/", "ingress-agent.io/"];
 
 /// What the annotations of one Ingress say.
 #[derive(Clone, Debug, PartialEq)]

@@ -27,6 +27,8 @@ pub(super) struct Binary {
     program: PathBuf,
     /// Tests expect to run in their package's folder, as under cargo.
     folder: PathBuf,
+    /// Beyond what we have ourselves.
+    environment: Vec<(&'static str, PathBuf)>,
 }
 
 /// The line of cargo's JSON that tells of a built artifact.
@@ -87,7 +89,12 @@ impl Binary {
             name,
             program: artifact.executable?,
             folder: artifact.manifest_path.parent()?.to_path_buf(),
+            environment: Vec::new(),
         })
+    }
+
+    pub(super) fn env(&mut self, name: &'static str, value: &Path) {
+        self.environment.push((name, value.to_path_buf()));
     }
 
     pub(super) fn run(&self, filter: Option<&str>, report: &mut Report) -> anyhow::Result<()> {
@@ -100,6 +107,7 @@ impl Binary {
         command.arg(&self.program);
         command.args(filter).current_dir(&self.folder);
         command.env("CARGO_MANIFEST_DIR", &self.folder);
+        command.envs(self.environment.iter().map(|(name, value)| (name, value)));
         follow(&self.name, command, report)
     }
 }

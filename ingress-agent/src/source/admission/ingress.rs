@@ -176,7 +176,7 @@ fn validate_service(service: &IngressServiceBackend, path: &Path, errors: &mut E
     let at = path.child("service");
     match service.name.as_str() {
         "" => errors.required(&at.child("name"), ""),
-        name => errors.invalid_each(&at.child("name"), name, names::dns1035_label(name)),
+        name => errors.invalid_each(&at.child("name"), name, names::dns_label(name)),
     }
     let port = service.port.as_ref();
     let name = port.and_then(|port| port.name.as_deref()).unwrap_or_default();

@@ -60,7 +60,6 @@ fn namespace(meta: &ObjectMeta, scope: Scope, path: &Path, errors: &mut Errors) 
     let path = path.child("namespace");
     match scope {
         Scope::Namespace => errors.invalid_each(&path, namespace, names::dns_label(namespace)),
-        Scope::Cluster if !namespace.is_empty() => errors.forbidden(&path, "not allowed on this type"),
         Scope::Cluster => {}
     }
 }

@@ -2,11 +2,13 @@
 //!
 //! Each check returns one text for each rule that is broken.
 
+use std::net::IpAddr;
+
 const LABEL: &str = "[a-z0-9]([-a-z0-9]*[a-z0-9])?";
 const SUBDOMAIN: &str = r"[a-z0-9]([-a-z0-9]*[a-z0-9])?(\.[a-z0-9]([-a-z0-9]*[a-z0-9])?)*";
 const QUALIFIED: &str = "([A-Za-z0-9][-A-Za-z0-9_.]*)?[A-Za-z0-9]";
 
-/// RFC 1123 label: namespaces, port names of Services.
+/// RFC 1123 label: namespaces, Services and their ports.
 pub(super) fn dns_label(text: &str) -> Vec<String> {
     let mut errors = at_most(63, text);
     if !is_label(text) {
@@ -49,19 +51,6 @@ pub(super) fn wildcard_subdomain(text: &str) -> Vec<String> {
     errors
 }
 
-/// RFC 1035 label: names of Services.
-pub(super) fn dns1035_label(text: &str) -> Vec<String> {
-    let mut errors = at_most(63, text);
-    if !(is_label(text) && text.starts_with(|first: char| first.is_ascii_lowercase())) {
-        errors.push(rule(
-            "a DNS-1035 label must consist of lower case alphanumeric characters or '-', start with an alphabetic character, and end with an alphanumeric character",
-            "[a-z]([-a-z0-9]*[a-z0-9])?",
-            &["my-name", "abc-123"],
-        ));
-    }
-    errors
-}
-
 /// `[prefix/]name`: keys of labels and annotations, `appProtocol`.
 pub(super) fn qualified_name(text: &str) -> Vec<String> {
     let mut errors = Vec::new();
@@ -74,7 +63,7 @@ pub(super) fn qualified_name(text: &str) -> Vec<String> {
         }
         Some((prefix, name)) => {
             errors.extend(
-                dns_subdomain(prefix)
+                in_bytes(dns_subdomain(prefix))
                     .into_iter()
                     .map(|text| format!("prefix part {text}")),
             );
@@ -85,7 +74,7 @@ pub(super) fn qualified_name(text: &str) -> Vec<String> {
         errors.push("name part must be non-empty".to_owned());
     }
     errors.extend(
-        at_most(63, name)
+        in_bytes(at_most(63, name))
             .into_iter()
             .map(|text| format!("name part {text}")),
     );
@@ -97,7 +86,7 @@ pub(super) fn qualified_name(text: &str) -> Vec<String> {
 
 /// The value of a label.
 pub(super) fn label_value(text: &str) -> Vec<String> {
-    let mut errors = at_most(63, text);
+    let mut errors = in_bytes(at_most(63, text));
     if !text.is_empty() && !is_qualified_part(text) {
         errors.push(rule(
             "a valid label must be an empty string or consist of alphanumeric characters, '-', '_' or '.', and must start and end with an alphanumeric character",
@@ -174,27 +163,40 @@ pub(super) fn path_segment(text: &str) -> Vec<String> {
     errors
 }
 
-/// A domain name of at least two labels, a last dot allowed.
-pub(super) fn fully_qualified(text: &str) -> Vec<String> {
+/// A domain name of at least two labels, a last dot allowed: the part that is wrong, and why.
+pub(super) fn fully_qualified(text: &str) -> Option<(&str, String)> {
     let name = text.strip_suffix('.').unwrap_or(text);
     let errors = dns_subdomain(name);
     if !errors.is_empty() {
-        return vec![errors.join(",")];
+        return Some((name, errors.join(",")));
     }
     if !name.contains('.') {
-        return vec!["should be a domain with at least two segments separated by dots".to_owned()];
+        let rule = "should be a domain with at least two segments separated by dots";
+        return Some((name, rule.to_owned()));
     }
-    name.split('.').flat_map(dns_label).take(1).collect()
+    let mut labels = name.split('.').map(|label| (label, dns_label(label)));
+    let (label, errors) = labels.find(|(_, errors)| !errors.is_empty())?;
+    Some((label, errors.join(",")))
 }
 
-/// Whether Go's lenient parser takes the text for an IP address: leading zeros are fine with it.
+/// Whether Go's lenient parser takes the text for an IP address.
 pub(super) fn is_ip(text: &str) -> bool {
-    let octet = |part: &str| {
-        (1..=3).contains(&part.len())
-            && part.bytes().all(|byte| byte.is_ascii_digit())
-            && part.parse::<u8>().is_ok()
-    };
-    text.parse::<std::net::IpAddr>().is_ok() || (text.split('.').count() == 4 && text.split('.').all(octet))
+    lenient_ip(text).is_some()
+}
+
+/// As Go's older parser reads it: leading zeros are fine in IPv4, and IPv4 in IPv6 is IPv4.
+pub(super) fn lenient_ip(text: &str) -> Option<IpAddr> {
+    if let Ok(ip) = text.parse::<IpAddr>() {
+        return Some(ip.to_canonical());
+    }
+    let mut octets = [0; 4];
+    let mut parts = text.split('.');
+    for octet in &mut octets {
+        let part = parts.next()?;
+        let is_number = (1..=3).contains(&part.len()) && part.bytes().all(|byte| byte.is_ascii_digit());
+        *octet = part.parse().ok().filter(|_| is_number)?;
+    }
+    parts.next().is_none().then(|| IpAddr::from(octets))
 }
 
 fn is_label(text: &str) -> bool {
@@ -221,10 +223,19 @@ fn is_qualified_part(text: &str) -> bool {
 
 fn at_most(max: usize, text: &str) -> Vec<String> {
     if text.len() > max {
-        vec![format!("must be no more than {max} bytes")]
+        vec![format!("must be no more than {max} characters")]
     } else {
         Vec::new()
     }
+}
+
+/// Keys and values of labels have words of their own.
+fn in_bytes(errors: Vec<String>) -> Vec<String> {
+    let word = |text: String| match text.strip_prefix("must be no more than ") {
+        Some(_) => text.replace("characters", "bytes"),
+        None => text,
+    };
+    errors.into_iter().map(word).collect()
 }
 
 fn qualified_rule() -> String {
@@ -237,7 +248,7 @@ fn qualified_rule() -> String {
 
 fn not_qualified() -> String {
     format!(
-        "a qualified name {} with an optional DNS subdomain prefix and '/' (e.g. 'example.com/MyName')",
+        "a valid label key {} with an optional DNS subdomain prefix and '/' (e.g. 'example.com/MyName')",
         qualified_rule()
     )
 }

@@ -9,6 +9,7 @@ use super::{names, service};
 
 /// All values of an object together (`MaxSecretSize`).
 const MAX_BYTES: usize = 1024 * 1024;
+const ACCOUNT_ANNOTATION: &str = "kubernetes.io/service-account.name";
 
 /// `stringData` goes into `data` and wins over it; the type is Opaque.
 pub(super) fn default_secret(secret: &mut Secret) {
@@ -40,11 +41,7 @@ pub(super) fn validate_secret(secret: &Secret) -> Result<(), Vec<FieldError>> {
     if total > MAX_BYTES {
         errors.too_long(&path, MAX_BYTES);
     }
-    for key in required_keys(secret) {
-        if !secret.data.as_ref().is_some_and(|data| data.contains_key(*key)) {
-            errors.required(&path.key(key), "");
-        }
-    }
+    validate_type(secret, &path, &mut errors);
     errors.into_result()
 }
 
@@ -78,12 +75,41 @@ pub(super) fn validate_config_map(map: &ConfigMap) -> Result<(), Vec<FieldError>
     errors.into_result()
 }
 
-fn required_keys(secret: &Secret) -> &'static [&'static str] {
+/// What each built-in type asks for. Whether a Docker configuration is JSON is not looked at: nothing here reads it.
+fn validate_type(secret: &Secret, path: &Path, errors: &mut Errors) {
+    let value = |key: &str| secret.data.as_ref().and_then(|data| data.get(key));
+    let mut required = |keys: &[&str]| {
+        for key in keys {
+            errors.required(&path.key(key), "");
+        }
+    };
     match secret.type_.as_deref() {
-        Some("kubernetes.io/tls") => &["tls.crt", "tls.key"],
-        Some("kubernetes.io/dockercfg") => &[".dockercfg"],
-        Some("kubernetes.io/dockerconfigjson") => &[".dockerconfigjson"],
-        Some("kubernetes.io/ssh-auth") => &["ssh-privatekey"],
-        _ => &[],
+        Some("kubernetes.io/tls") => {
+            for key in ["tls.crt", "tls.key"] {
+                if value(key).is_none() {
+                    required(&[key]);
+                }
+            }
+        }
+        Some("kubernetes.io/dockercfg") if value(".dockercfg").is_none() => required(&[".dockercfg"]),
+        Some("kubernetes.io/dockerconfigjson") if value(".dockerconfigjson").is_none() => {
+            required(&[".dockerconfigjson"]);
+        }
+        // One of the two is enough.
+        Some("kubernetes.io/basic-auth") if value("username").is_none() && value("password").is_none() => {
+            required(&["username", "password"]);
+        }
+        Some("kubernetes.io/ssh-auth") if value("ssh-privatekey").is_none_or(|key| key.0.is_empty()) => {
+            required(&["ssh-privatekey"]);
+        }
+        Some("kubernetes.io/service-account-token") => {
+            let annotations = secret.metadata.annotations.as_ref();
+            let account = annotations.and_then(|all| all.get(ACCOUNT_ANNOTATION));
+            if account.is_none_or(String::is_empty) {
+                let at = Path::new("metadata").child("annotations").key(ACCOUNT_ANNOTATION);
+                errors.required(&at, "");
+            }
+        }
+        _ => {}
     }
 }

@@ -12,8 +12,7 @@ use super::names;
 const TYPES: &[&str] = &["ClusterIP", "ExternalName", "LoadBalancer", "NodePort"];
 const PROTOCOLS: &[&str] = &["SCTP", "TCP", "UDP"];
 const AFFINITIES: &[&str] = &["ClientIP", "None"];
-const DISTRIBUTIONS: &[&str] = &["PreferClose", "PreferSameNode", "PreferSameZone"];
-const NODE_AGENT_PORT: i32 = 10250;
+const DISTRIBUTIONS: &[&str] = &["PreferClose", "PreferSameZone", "PreferSameNode"];
 
 /// Type ClusterIP, no affinity, protocol TCP, `targetPort` as `port`.
 pub(super) fn default_service(service: &mut Service) {
@@ -38,7 +37,8 @@ pub(super) fn validate_service(service: &Service) -> Result<(), Vec<FieldError>>
     metadata::validate(
         &service.metadata,
         Scope::Namespace,
-        names::dns1035_label,
+        // Since 1.36 (RelaxedServiceNameValidation) it may begin with a digit.
+        names::dns_label,
         &mut errors,
     );
     let default = ServiceSpec::default();
@@ -145,16 +145,14 @@ fn validate_ports(spec: &ServiceSpec, path: &Path, errors: &mut Errors) {
         let path = path.index(index);
         validate_name(port, ports.len() > 1, &mut names, &path.child("name"), errors);
         validate_port(port, &path, errors);
-        if kind_of(spec) == "LoadBalancer" && port.port == NODE_AGENT_PORT {
-            let detail = "may not expose port 10250 externally since it is used by kubelet";
-            errors.invalid(&path, port.port, detail);
-        }
         let protocol = port.protocol.as_deref().unwrap_or_default();
         if !numbers.insert((protocol, port.port)) {
-            errors.duplicate(
-                &path,
-                format!("{{\"protocol\":{protocol:?},\"port\":{}}}", port.port),
+            // The server prints its own type, with all that the comparison leaves out.
+            let shown = format!(
+                r#"{{"Name":"","Protocol":{protocol:?},"AppProtocol":null,"Port":{},"TargetPort":0,"NodePort":0}}"#,
+                port.port
             );
+            errors.duplicate(&path, shown);
         }
     }
 }

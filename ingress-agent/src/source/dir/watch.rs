@@ -5,7 +5,7 @@
 //!
 //! Knows when to look; what is found there is the business of [`super::load`].
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
@@ -19,7 +19,7 @@ use notify::{EventKind, RecommendedWatcher, RecursiveMode, Watcher};
 
 use super::scan::{self, Listing};
 use super::{LastGood, absent, file, update};
-use crate::objects::{Key, SourceState};
+use crate::objects::SourceState;
 
 /// So long nothing more must happen before the folder is read: a write comes as several events.
 const QUIET: Duration = Duration::from_millis(10);
@@ -316,19 +316,12 @@ fn later(rest: Duration) -> Instant {
 fn is_same(a: &SourceState, b: &SourceState) -> bool {
     let (x, y) = (&a.objects, &b.objects);
     a.diagnostics == b.diagnostics
-        && are_same(&x.ingresses, &y.ingresses)
-        && are_same(&x.ingress_classes, &y.ingress_classes)
-        && are_same(&x.services, &y.services)
-        && are_same(&x.endpoint_slices, &y.endpoint_slices)
-        && are_same(&x.secrets, &y.secrets)
-        && are_same(&x.config_maps, &y.config_maps)
-}
-
-fn are_same<T>(a: &BTreeMap<Key, Arc<T>>, b: &BTreeMap<Key, Arc<T>>) -> bool {
-    a.len() == b.len()
-        && a.iter()
-            .zip(b)
-            .all(|((k, x), (l, y))| Arc::ptr_eq(x, y) && k == l)
+        && x.ingresses.is_same(&y.ingresses)
+        && x.ingress_classes.is_same(&y.ingress_classes)
+        && x.services.is_same(&y.services)
+        && x.endpoint_slices.is_same(&y.endpoint_slices)
+        && x.secrets.is_same(&y.secrets)
+        && x.config_maps.is_same(&y.config_maps)
 }
 
 #[cfg(test)]

@@ -8,11 +8,14 @@ use ingress_core::name::ObjectRef;
 use ingress_core::reason::Reason;
 
 use super::collect::Collected;
-use super::process;
 use super::shard::{RouteSeries, ServiceSeries, ShardSnapshot, UpstreamEvent};
+use super::source;
 pub use super::text::Format;
 use super::text::{Labels, Page, seconds};
+use super::{kernel, process};
 use crate::admin::Published;
+use crate::kernel::KernelView;
+use crate::source::kube::counts::SourceCounts;
 use crate::telemetry::access_log::Counts;
 use crate::telemetry::record::{HttpVersion, Listener};
 
@@ -23,6 +26,9 @@ pub struct Process<'a> {
     pub folded: usize,
     pub access_log: &'a Counts,
     pub draining: bool,
+    /// Of the cluster, where that is the source.
+    pub source: Option<&'a SourceCounts>,
+    pub kernel: &'a KernelView,
 }
 
 /// The whole page.
@@ -34,7 +40,11 @@ pub fn render(format: Format, collected: &Collected, process: &Process<'_>) -> S
     connections(&mut page, &collected.total);
     upstream(&mut page, &collected.total);
     configuration(&mut page, process);
+    if let Some(counts) = process.source {
+        source::render(&mut page, counts);
+    }
     agent(&mut page, collected, process);
+    kernel::render(&mut page, process.kernel);
     process::render(&mut page);
     page.finish()
 }

@@ -15,6 +15,8 @@ use super::histogram::Histogram;
 use super::render::{Format, Process, render};
 use super::*;
 use crate::admin::Published;
+use crate::kernel::steering::AddressView;
+use crate::kernel::{HookView, KernelView};
 use crate::telemetry::access_log::Counts;
 use crate::telemetry::record::{HttpVersion, Listener, RequestRecord, UpstreamRecord};
 use crate::telemetry::samples;
@@ -35,6 +37,36 @@ fn published() -> Published {
     }
 }
 
+fn steered() -> KernelView {
+    KernelView {
+        steering: HookView {
+            on: true,
+            reason: String::new(),
+        },
+        addresses: vec![AddressView {
+            address: "[::]:80".parse().unwrap(),
+            share: 10_000,
+            steered: 12,
+            left: 3,
+            unclaimed: 0,
+            refused: 0,
+        }],
+    }
+}
+
+#[test]
+fn steered_and_left_connections_are_counted_by_address() {
+    let page = page(ShardSnapshot::default());
+    assert!(
+        page.contains("ingress_agent_kernel_hook{hook=\"steering\"} 1"),
+        "{page}"
+    );
+    assert!(
+        page.contains("ingress_agent_steering_connections_total{address=\"[::]:80\",verdict=\"steered\"} 12"),
+        "{page}"
+    );
+}
+
 fn page_of(format: Format, total: ShardSnapshot, published: &Published) -> String {
     let collected = Collected {
         total,
@@ -45,6 +77,8 @@ fn page_of(format: Format, total: ShardSnapshot, published: &Published) -> Strin
         folded: 5,
         access_log: &Counts::default(),
         draining: false,
+        source: None,
+        kernel: &steered(),
     };
     render(format, &collected, &process)
 }

@@ -1,0 +1,173 @@
+//! The control side: the source's thread, the resolver's and the publisher's, wired together.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::sync::mpsc;
+use std::thread::JoinHandle;
+use std::time::Instant;
+
+use anyhow::{Context as _, Result};
+use arc_swap::ArcSwap;
+
+use crate::admin::{AdminState, Published};
+use crate::config::{self, Config};
+use crate::live::Live;
+use crate::proxy::tls;
+use crate::publish::{Event, Publisher, Report, Setup, Trust};
+use crate::resolve::Resolver;
+use crate::source::{dir, kube};
+use crate::telemetry::metrics;
+
+/// The control side, running.
+pub(super) struct Publication {
+    pub(super) live: Arc<ArcSwap<Live>>,
+    thread: JoinHandle<()>,
+    source: Source,
+    events: mpsc::Sender<Event>,
+}
+
+impl Publication {
+    /// Ends source and publisher, and waits for both.
+    pub(super) fn stop(self) {
+        self.source.stop();
+        // The publisher owns the resolver, which can always send to it: only an order ends the two.
+        let _ = self.events.send(Event::Stop);
+        let _ = self.thread.join();
+    }
+}
+
+/// Where objects come from, running.
+enum Source {
+    Folder(dir::WatchHandle),
+    Cluster(kube::Handle),
+}
+
+impl Source {
+    fn stop(self) {
+        match self {
+            Self::Folder(handle) => handle.stop(),
+            Self::Cluster(handle) => handle.stop(),
+        }
+    }
+}
+
+/// Starts source and publisher, and waits until the first state is in force: no request is answered from an empty one.
+pub(super) fn start_publisher(
+    config: &Config,
+    state: &Arc<AdminState>,
+    series: &metrics::collect::SharedSeries,
+    (started, listeners): (Instant, &[SocketAddr]),
+) -> Result<Publication> {
+    let (first, first_published) = mpsc::sync_channel(1);
+    let admin = Arc::clone(state);
+    let (send, events) = mpsc::channel();
+    let resolved = send.clone();
+    let vital = Vital::new("resolve", state);
+    let resolver = Resolver::start(config.dns_servers.clone(), move |answers| {
+        let _vital = &vital;
+        let _ = resolved.send(Event::Resolved(answers));
+    })?;
+    let publisher = Publisher::new(Setup {
+        options: config.served.translate_options(0),
+        default_certificate: tls::self_signed()?,
+        started,
+        series: Arc::clone(series),
+        announce: Box::new(move |report| {
+            admin.publish(published(report));
+            let _ = first.try_send(());
+        }),
+        want_names: Box::new(move |names| resolver.want(names)),
+        listeners: listeners.to_vec(),
+        trust: match config.source {
+            config::Source::Manifests(_) => Trust::Folder,
+            config::Source::Cluster(_) => Trust::Cluster,
+        },
+    });
+    let live = publisher.live();
+    let source = start_source(config, state, send.clone())?;
+    let vital = Vital::new("publish", state);
+    let thread = spawn("publish", move || {
+        let _vital = vital;
+        publisher.run(&events);
+    })?;
+    first_published
+        .recv()
+        .context("the first state could not be put in force")?;
+    Ok(Publication {
+        live,
+        thread,
+        source,
+        events: send,
+    })
+}
+
+fn start_source(config: &Config, state: &Arc<AdminState>, events: mpsc::Sender<Event>) -> Result<Source> {
+    let vital = Vital::new("source", state);
+    let tell = move |state| {
+        let _vital = &vital;
+        events.send(Event::Source(state)).is_ok()
+    };
+    match &config.source {
+        config::Source::Manifests(folder) => dir::watch(folder.clone(), tell)
+            .map(Source::Folder)
+            .with_context(|| format!("--manifests {}: cannot be watched", folder.display())),
+        config::Source::Cluster(cluster) => {
+            let counts = kube::counts();
+            state.set_source(Arc::clone(&counts));
+            let setup = kube::Setup {
+                cluster: cluster.clone(),
+                options: config.served.translate_options(0),
+                counts,
+            };
+            kube::start(setup, tell)
+                .map(Source::Cluster)
+                .context("the cluster cannot be read")
+        }
+    }
+}
+
+/// Goes with a thread that the agent can't do without: should it panic, `/healthz` says so.
+pub(super) struct Vital {
+    thread: String,
+    state: Arc<AdminState>,
+}
+
+impl Vital {
+    pub(super) fn new(thread: &str, state: &Arc<AdminState>) -> Self {
+        Self {
+            thread: thread.to_owned(),
+            state: Arc::clone(state),
+        }
+    }
+
+    pub(super) fn failed(&self) {
+        self.state.thread_died(&self.thread);
+    }
+}
+
+impl Drop for Vital {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            self.failed();
+        }
+    }
+}
+
+fn published(report: Report) -> Published {
+    Published {
+        generation: report.generation,
+        changed: report.at,
+        snapshot: report.snapshot,
+        diagnostics: report.diagnostics,
+        objects: report.objects,
+        certificates: report.certificates,
+        unowned: report.unowned,
+    }
+}
+
+pub(super) fn spawn(name: &str, body: impl FnOnce() + Send + 'static) -> Result<JoinHandle<()>> {
+    std::thread::Builder::new()
+        .name(name.to_owned())
+        .spawn(body)
+        .with_context(|| format!("the thread {name} cannot be started"))
+}

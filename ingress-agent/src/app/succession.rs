@@ -1,0 +1,186 @@
+//! Taking over from the agent before and handing over to the one after, where addresses are served by steering.
+
+use std::io;
+use std::net::SocketAddr;
+use std::os::unix::net::UnixStream;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::mpsc;
+use std::time::Duration;
+
+use anyhow::Result;
+use ingress_common::abi::WHOLE;
+
+use crate::admin::AdminState;
+use crate::kernel::Kernel;
+use crate::kernel::control::{self, Answer, Asked, Control, Status, Successor};
+use crate::proxy::worker::Shared;
+
+/// How long the old agent goes on as ever beside the new one. Handshakes that began with it end with it: a SYN-ACK that was lost is sent
+/// again after 1 and 3 seconds (RFC 6298, initial RTO 1 s, doubled), so 5 cover two losses.
+const OVERLAP: Duration = Duration::from_secs(5);
+
+/// What a hand-over touches.
+#[derive(Clone)]
+pub(super) struct Estate {
+    pub(super) kernel: Arc<Kernel>,
+    pub(super) state: Arc<AdminState>,
+    pub(super) shared: Arc<Shared>,
+    pub(super) addresses: Vec<SocketAddr>,
+    /// Every address is steered; one that is bound can't be handed over.
+    pub(super) all_steered: bool,
+}
+
+/// This agent's place among the others; ends with it.
+pub(super) struct Succession {
+    _control: Control,
+    /// The agents before us watch these.
+    _predecessors: Vec<UnixStream>,
+    _stop: mpsc::Sender<()>,
+}
+
+/// Takes the traffic, then tells whoever had it. `None`: nothing is steered, or agents can't meet here (said in the log).
+pub(super) fn take_over(estate: &Estate) -> Result<Option<Succession>> {
+    if !estate.kernel.is_prepared() {
+        return Ok(None);
+    }
+    let run_dir = &estate.shared.config.kernel.run_dir;
+    let place = control::meeting_place(run_dir).and_then(|place| Ok((control::lock(&place)?, place)));
+    // Until the others are told: of two agents that start at once, the later one is the one that stays.
+    let (_lock, place) = match place {
+        Ok(place) => place,
+        Err(error) => {
+            let run_dir = run_dir.display();
+            tracing::warn!(%error, "--run-dir {run_dir}: agents cannot meet here: no hand-over, and `ingress-agent kernel` does not see this agent");
+            estate.kernel.take_traffic()?;
+            return Ok(None);
+        }
+    };
+    estate.kernel.take_traffic()?;
+    let succession = meet(estate, &place);
+    Ok(succession
+        .inspect_err(|error| tracing::warn!(%error, "the control socket cannot be opened: no hand-over"))
+        .ok())
+}
+
+fn meet(estate: &Estate, place: &std::path::Path) -> io::Result<Succession> {
+    let predecessors = control::tell_others(place, &estate.addresses)?;
+    let (stop, stopped) = mpsc::channel();
+    let heir = Heir {
+        estate: estate.clone(),
+        watching: Arc::default(),
+        stopped: Arc::new(std::sync::Mutex::new(stopped)),
+    };
+    Ok(Succession {
+        _control: Control::start(place, move |asked| heir.answer(asked))?,
+        _predecessors: predecessors,
+        _stop: stop,
+    })
+}
+
+/// Answers what comes by the control socket.
+#[derive(Clone)]
+struct Heir {
+    estate: Estate,
+    /// Successors that are watched just now.
+    watching: Arc<AtomicUsize>,
+    /// Disconnected when the agent ends by itself.
+    stopped: Arc<std::sync::Mutex<mpsc::Receiver<()>>>,
+}
+
+impl Heir {
+    fn answer(&self, asked: Asked) -> Answer {
+        let done = |result: Result<(), String>| result.map_or_else(Answer::refused, |()| Answer::Done);
+        match asked {
+            Asked::Status => Answer::Status(self.status()),
+            Asked::Detach => {
+                tracing::warn!("steering ends by order: new connections go to whoever else has the ports");
+                self.estate
+                    .kernel
+                    .let_go("detached by `ingress-agent kernel detach`");
+                Answer::Done
+            }
+            Asked::Share(share) if share > WHOLE => Answer::refused("more than everything"),
+            Asked::Share(share) => {
+                tracing::info!(share, "the share of sources that is taken changes (of {WHOLE})");
+                let off = || "steering is off".to_owned();
+                let result = self.estate.kernel.set_share(share);
+                done(result.map_err(|trouble| trouble.map_or_else(off, |trouble| trouble.to_string())))
+            }
+            Asked::Retire(successor) => done(self.retire(successor)),
+        }
+    }
+
+    fn status(&self) -> Status {
+        let phase = if self.estate.shared.drain.is_ordered() {
+            "draining"
+        } else if self.watching.load(Ordering::Relaxed) > 0 {
+            "handing over"
+        } else {
+            "serving"
+        };
+        Status {
+            pid: std::process::id(),
+            release: env!("CARGO_PKG_VERSION").into(),
+            phase: phase.into(),
+            connections: self.estate.shared.connections.load(Ordering::Relaxed),
+            kernel: self.estate.kernel.view(),
+        }
+    }
+
+    fn retire(&self, successor: Successor) -> Result<(), String> {
+        if !self.estate.all_steered {
+            return Err("an address is bound here, and not steered: it cannot be handed over".into());
+        }
+        successor.covers(&self.estate.addresses)?;
+        let heir = self.clone();
+        let thread = std::thread::Builder::new().name("hand-over".into());
+        self.watching.fetch_add(1, Ordering::Relaxed);
+        let started = thread.spawn(move || heir.hand_over(&successor));
+        started.map(|_| ()).map_err(|error| {
+            self.watching.fetch_sub(1, Ordering::Relaxed);
+            error.to_string()
+        })
+    }
+
+    fn hand_over(&self, successor: &Successor) {
+        let pid = successor.pid();
+        tracing::info!(
+            pid,
+            "another agent has the traffic now; this one watches it for {OVERLAP:?}, then drains"
+        );
+        let lives = successor.outlives(OVERLAP);
+        self.watching.fetch_sub(1, Ordering::Relaxed);
+        if !lives {
+            // The kernel has given the traffic back already: the other's program and sockets ended with it.
+            tracing::warn!(
+                pid,
+                "the agent that took over has ended: this one goes on serving"
+            );
+            return;
+        }
+        let Estate {
+            kernel,
+            state,
+            shared,
+            ..
+        } = &self.estate;
+        state.set_draining();
+        kernel.let_go("handed over to a newer agent");
+        shared.drain.order();
+        let limit = shared.config.kernel.hand_over_timeout;
+        tracing::info!(
+            pid,
+            ?limit,
+            "handed over: open connections may finish; the process waits for its signal to stop"
+        );
+        let stopped = self
+            .stopped
+            .lock()
+            .unwrap_or_else(std::sync::PoisonError::into_inner);
+        if stopped.recv_timeout(limit) == Err(mpsc::RecvTimeoutError::Timeout) {
+            tracing::warn!("--hand-over-timeout has passed; connections that are still open are cut");
+            shared.drain.cut();
+        }
+    }
+}

@@ -1,0 +1,136 @@
+//! `kernel`: what the agents of this node have in the kernel, and how to take it away.
+
+use std::fmt::Write as _;
+use std::io::Write;
+use std::path::PathBuf;
+
+use clap::{Args, Subcommand};
+use ingress_common::abi::WHOLE;
+use serde::Serialize;
+
+use super::{Exit, Output, complain, print};
+use crate::config::Sample;
+use crate::kernel::control::{self, Answer, Order, Status};
+
+#[derive(Debug, Args)]
+pub(super) struct KernelFlags {
+    /// The --run-dir of the agents.
+    #[arg(
+        long,
+        value_name = "DIR",
+        env = "INGRESS_AGENT_RUN_DIR",
+        default_value = "/run/ingress-agent",
+        global = true
+    )]
+    run_dir: PathBuf,
+    /// How to print: text for people, json for programs.
+    #[arg(short, long, value_name = "FORMAT", default_value = "text", global = true)]
+    output: Output,
+    #[command(subcommand)]
+    task: Task,
+}
+
+#[derive(Debug, Subcommand)]
+enum Task {
+    /// What is on, for which addresses, and what became of connections.
+    Status,
+    /// Take everything out of the kernel: new connections go to whoever else has the ports. What is open goes on.
+    Detach,
+    /// Change the share of client addresses that is taken: 0 to 1, 10% or 1/10.
+    Takeover { share: Sample },
+}
+
+/// An agent and what it said.
+#[derive(Debug, Serialize)]
+struct Agent {
+    socket: PathBuf,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    status: Option<Status>,
+    /// Empty where all went well.
+    problem: String,
+}
+
+pub(super) fn kernel(flags: &KernelFlags, out: &mut dyn Write) -> Exit {
+    let order = match flags.task {
+        Task::Status => Order::Status,
+        Task::Detach => Order::Detach,
+        Task::Takeover { share } => Order::Share {
+            share: share.parts_of(WHOLE),
+        },
+    };
+    let agents = match control::agents(&flags.run_dir) {
+        Ok(agents) => agents,
+        Err(error) => return complain(&format!("{}: {error}", flags.run_dir.display()), Exit::Failed),
+    };
+    let answers: Vec<_> = agents.into_iter().map(|socket| ask(socket, &order)).collect();
+    let printed = match flags.output {
+        Output::Text => print(out, text(&answers, &order).as_bytes()),
+        Output::Json => match serde_json::to_string_pretty(&answers) {
+            Ok(json) => print(out, (json + "\n").as_bytes()),
+            Err(error) => complain(&error.to_string(), Exit::Failed),
+        },
+    };
+    match answers.iter().any(|agent| !agent.problem.is_empty()) {
+        true if printed == Exit::Ok => Exit::Failed,
+        _ => printed,
+    }
+}
+
+fn ask(socket: PathBuf, order: &Order) -> Agent {
+    let (status, problem) = match control::ask(&socket, order) {
+        Ok(Answer::Status(status)) => (Some(status), String::new()),
+        Ok(Answer::Done) => (None, String::new()),
+        Ok(Answer::Refused { reason }) => (None, reason),
+        Err(error) => (None, error.to_string()),
+    };
+    Agent {
+        socket,
+        status,
+        problem,
+    }
+}
+
+fn text(agents: &[Agent], order: &Order) -> String {
+    if agents.is_empty() {
+        return "no agent of this node steers sockets: nothing of ours is in the kernel\n".into();
+    }
+    let mut text = String::new();
+    for agent in agents {
+        let _ = match &agent.status {
+            Some(status) => write_status(&mut text, status),
+            None if agent.problem.is_empty() => {
+                let done = match order {
+                    Order::Detach => "nothing of it is in the kernel any more",
+                    _ => "done",
+                };
+                writeln!(text, "{}: {done}", agent.socket.display())
+            }
+            None => writeln!(text, "{}: {}", agent.socket.display(), agent.problem),
+        };
+    }
+    text
+}
+
+fn write_status(text: &mut String, status: &Status) -> std::fmt::Result {
+    let Status {
+        pid,
+        release,
+        phase,
+        connections,
+        kernel,
+    } = status;
+    writeln!(
+        text,
+        "agent {pid} (version {release}): {phase}, {connections} connections"
+    )?;
+    writeln!(text, "  steering {}", kernel.steering)?;
+    for address in &kernel.addresses {
+        let share = f64::from(address.share) * 100.0 / f64::from(WHOLE);
+        writeln!(
+            text,
+            "    {}: share {share}%, steered {}, left {}, unclaimed {}, refused {}",
+            address.address, address.steered, address.left, address.unclaimed, address.refused
+        )?;
+    }
+    Ok(())
+}

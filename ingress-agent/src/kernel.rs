@@ -1,0 +1,164 @@
+//! The kernel's side of the agent: loads the eBPF programs, attaches them, fills their maps, reads their counts.
+//!
+//! Every hook is optional by itself, and one that is off says why. Nothing is pinned: programs and maps live by the descriptors that this
+//! process holds, so whatever way it ends, the kernel takes them away with it (docs/decisions/0007). Knows sockets and addresses, no routes.
+
+mod capability;
+pub mod control;
+mod object;
+pub mod steering;
+mod trouble;
+
+use std::sync::{Mutex, PoisonError};
+
+use serde::{Deserialize, Serialize};
+
+use self::steering::{AddressView, Steering};
+pub use self::trouble::{Cause, Hook, Step, Trouble};
+
+/// All hooks of this process. Shared by whoever shows, counts or changes them; no request ever asks.
+#[derive(Debug)]
+pub struct Kernel {
+    steering: Mutex<State>,
+}
+
+/// One hook.
+#[derive(Debug)]
+enum State {
+    Off(Off),
+    /// Ready, not in force: no connection is taken yet.
+    Prepared(Box<Steering>),
+    On(Box<Steering>),
+}
+
+/// Why a hook is off.
+#[derive(Debug)]
+pub enum Off {
+    /// By the settings.
+    Setting,
+    /// Nothing that is served has a fixed port.
+    NothingToDo,
+    /// It can't be.
+    Trouble(Trouble),
+    /// Given up to a newer agent, or by order.
+    LetGo(&'static str),
+}
+
+impl std::fmt::Display for Off {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::Setting => f.write_str("switched off by --kernel or --kernel-steering"),
+            Self::NothingToDo => f.write_str("no address with a fixed port is served"),
+            Self::Trouble(trouble) => trouble.fmt(f),
+            Self::LetGo(why) => f.write_str(why),
+        }
+    }
+}
+
+/// What an operator sees of the hooks; `ingress-agent kernel status -o json` and `/kernel` print exactly this.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct KernelView {
+    pub steering: HookView,
+    /// Served by steering, with what became of new connections.
+    pub addresses: Vec<AddressView>,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct HookView {
+    pub on: bool,
+    /// Why it is off; empty while it is on.
+    pub reason: String,
+}
+
+impl Kernel {
+    pub fn off(why: Off) -> Self {
+        Self {
+            steering: Mutex::new(State::Off(why)),
+        }
+    }
+
+    pub fn prepared(steering: Steering) -> Self {
+        Self {
+            steering: Mutex::new(State::Prepared(Box::new(steering))),
+        }
+    }
+
+    /// Whether there is anything to put in force.
+    pub fn is_prepared(&self) -> bool {
+        matches!(*self.lock(), State::Prepared(_))
+    }
+
+    /// Puts the hooks in force: from now on new connections come. Before it, each private listener has to answer a request.
+    ///
+    /// # Errors
+    /// When a listener does not answer, or the kernel refuses the program now, which it accepted before.
+    pub fn take_traffic(&self) -> Result<(), Trouble> {
+        let mut state = self.lock();
+        let State::Prepared(steering) = &mut *state else {
+            return Ok(());
+        };
+        steering.check_itself()?;
+        steering.attach()?;
+        let was = std::mem::replace(&mut *state, State::Off(Off::Setting));
+        if let State::Prepared(steering) = was {
+            *state = State::On(steering);
+        }
+        Ok(())
+    }
+
+    /// Ends steering: new connections go where the kernel would send them without this agent. What is accepted or waits stays.
+    pub fn let_go(&self, why: &'static str) {
+        let mut state = self.lock();
+        if !matches!(*state, State::Off(_)) {
+            *state = State::Off(Off::LetGo(why));
+        }
+    }
+
+    /// Changes which share of sources is taken, in [`ingress_common::abi::WHOLE`] parts; on every address.
+    ///
+    /// # Errors
+    /// When steering is off (`None`), or the kernel refuses the change.
+    pub fn set_share(&self, share: u32) -> Result<(), Option<Trouble>> {
+        match &mut *self.lock() {
+            State::Off(_) => Err(None),
+            State::Prepared(steering) | State::On(steering) => steering.set_share(share).map_err(Some),
+        }
+    }
+
+    pub fn view(&self) -> KernelView {
+        match &*self.lock() {
+            State::Off(why) => KernelView::off(why.to_string()),
+            State::Prepared(_) => KernelView::off("prepared, not in force yet".into()),
+            State::On(steering) => KernelView {
+                steering: HookView {
+                    on: true,
+                    reason: String::new(),
+                },
+                addresses: steering.addresses(),
+            },
+        }
+    }
+
+    fn lock(&self) -> std::sync::MutexGuard<'_, State> {
+        self.steering.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl std::fmt::Display for HookView {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        if self.on {
+            f.write_str("on")
+        } else {
+            write!(f, "off: {}", self.reason)
+        }
+    }
+}
+
+impl KernelView {
+    fn off(reason: String) -> Self {
+        Self {
+            steering: HookView { on: false, reason },
+            addresses: Vec::new(),
+        }
+    }
+}

@@ -1,0 +1,89 @@
+//! Which capabilities this process has, and what kernel it runs on: to say what is missing.
+
+use std::fmt;
+
+/// See capabilities(7).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Capability {
+    NetAdmin,
+    Bpf,
+}
+
+impl Capability {
+    const fn bit(self) -> u32 {
+        match self {
+            Self::NetAdmin => 12,
+            Self::Bpf => 39,
+        }
+    }
+}
+
+impl fmt::Display for Capability {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::NetAdmin => "CAP_NET_ADMIN",
+            Self::Bpf => "CAP_BPF",
+        })
+    }
+}
+
+/// CAP_SYS_ADMIN stands for CAP_BPF (Linux 5.8).
+const SYS_ADMIN: u32 = 21;
+
+/// Those of `needed` that the process lacks. Where it can't be known, none: an error then speaks for itself.
+pub(super) fn missing(needed: &[Capability]) -> Vec<Capability> {
+    let status = std::fs::read_to_string("/proc/thread-self/status").unwrap_or_default();
+    effective(&status).map_or_else(Vec::new, |mask| lacking(mask, needed))
+}
+
+fn lacking(mask: u64, needed: &[Capability]) -> Vec<Capability> {
+    let has = |bit: u32| mask >> bit & 1 == 1;
+    needed
+        .iter()
+        .copied()
+        .filter(|capability| !has(capability.bit()))
+        .filter(|capability| *capability != Capability::Bpf || !has(SYS_ADMIN))
+        .collect()
+}
+
+fn effective(status: &str) -> Option<u64> {
+    let line = status.lines().find_map(|line| line.strip_prefix("CapEff:"))?;
+    u64::from_str_radix(line.trim(), 16).ok()
+}
+
+/// Major and minor number of the running kernel.
+pub(super) fn kernel_version() -> Option<(u32, u32)> {
+    let release = std::fs::read_to_string("/proc/sys/kernel/osrelease").ok()?;
+    parse_version(&release)
+}
+
+fn parse_version(release: &str) -> Option<(u32, u32)> {
+    let mut numbers = release.split(|c: char| !c.is_ascii_digit());
+    Some((numbers.next()?.parse().ok()?, numbers.next()?.parse().ok()?))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_missing_is_told_and_the_old_all_powerful_one_counts() {
+        let both = [Capability::NetAdmin, Capability::Bpf];
+        assert_eq!(lacking(0, &both), both);
+        assert_eq!(lacking(1 << 12, &both), [Capability::Bpf]);
+        assert_eq!(lacking(1 << 12 | 1 << 39, &both), []);
+        assert_eq!(lacking(1 << 12 | 1 << 21, &both), []);
+        assert_eq!(
+            effective("Name:\tx\nCapEff:\t000001ffffffffff\n"),
+            Some(0x1ff_ffff_ffff)
+        );
+        assert_eq!(effective("Name:\tx\n"), None);
+    }
+
+    #[test]
+    fn kernel_versions_are_read_from_any_distributions_name() {
+        assert_eq!(parse_version("6.18.44-fc-v657\n"), Some((6, 18)));
+        assert_eq!(parse_version("5.4.0-150-generic"), Some((5, 4)));
+        assert_eq!(parse_version("odd"), None);
+    }
+}

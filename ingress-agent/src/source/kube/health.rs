@@ -1,0 +1,149 @@
+//! Which watches are up, and what is said of those that are not: each problem once, then at a bounded rate, and its end.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use super::counts::SourceCounts;
+use super::failure::Failure;
+use super::resource::Scope;
+use super::watch::FeedId;
+
+/// Between two lines about the same problem.
+const REMIND: Duration = Duration::from_secs(300);
+
+/// What is wrong now.
+#[derive(Debug)]
+pub(super) struct Health {
+    counts: Arc<SourceCounts>,
+    /// The watches that are down, with the words for it.
+    down: BTreeMap<FeedId, String>,
+    /// Watches that have been up.
+    up: std::collections::BTreeSet<FeedId>,
+    /// By words: several watches fail for one reason.
+    problems: BTreeMap<String, Problem>,
+}
+
+#[derive(Debug)]
+struct Problem {
+    since: Instant,
+    said: Instant,
+}
+
+impl Health {
+    pub(super) fn new(counts: Arc<SourceCounts>) -> Self {
+        Self {
+            counts,
+            down: BTreeMap::new(),
+            up: std::collections::BTreeSet::new(),
+            problems: BTreeMap::new(),
+        }
+    }
+
+    pub(super) fn failed(&mut self, id: FeedId, scope: &Scope, failure: &Failure) {
+        let words = failure.describe(scope);
+        let now = Instant::now();
+        self.down.insert(id, words.clone());
+        self.counts.set_connected(false);
+        self.forget_solved();
+        self.problems.entry(words).or_insert_with_key(|words| {
+            let consequence = if self.up.is_empty() {
+                "trying again"
+            } else {
+                "what was read stays in force; trying again"
+            };
+            tracing::warn!("{words} ({consequence})");
+            Problem {
+                since: now,
+                said: now,
+            }
+        });
+    }
+
+    pub(super) fn well(&mut self, id: FeedId) {
+        self.up.insert(id);
+        if self.down.remove(&id).is_some() {
+            self.forget_solved();
+        }
+        if self.down.is_empty() {
+            self.counts.set_connected(true);
+        }
+    }
+
+    /// The watch has ended.
+    pub(super) fn forget(&mut self, id: FeedId) {
+        self.up.remove(&id);
+        if self.down.remove(&id).is_some() {
+            self.forget_solved();
+        }
+        if self.down.is_empty() {
+            self.counts.set_connected(true);
+        }
+    }
+
+    /// One of the problems there are now.
+    pub(super) fn worst(&self) -> Option<&str> {
+        self.down.values().next().map(String::as_str)
+    }
+
+    /// Says again what has been wrong for long; never ends where nothing is.
+    pub(super) async fn remind(&mut self) {
+        let Some(next) = self.problems.values().map(|problem| problem.said + REMIND).min() else {
+            return std::future::pending().await;
+        };
+        tokio::time::sleep_until(next.into()).await;
+        let now = Instant::now();
+        for (words, problem) in &mut self.problems {
+            if problem.said + REMIND <= now {
+                problem.said = now;
+                let seconds = problem.since.elapsed().as_secs();
+                tracing::warn!(seconds, "still: {words}");
+            }
+        }
+    }
+
+    fn forget_solved(&mut self) {
+        let down = &self.down;
+        self.problems.retain(|words, problem| {
+            let stands = down.values().any(|other| other == words);
+            if !stands {
+                let seconds = problem.since.elapsed().as_secs();
+                tracing::info!(seconds, "over: {words}");
+            }
+            stands
+        });
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::source::kube::failure::Cause;
+    use crate::source::kube::resource::Resource;
+
+    #[test]
+    fn the_source_is_connected_when_every_watch_is_up_and_says_since_when_it_is_not() {
+        let counts = Arc::new(SourceCounts::new());
+        let mut health = Health::new(Arc::clone(&counts));
+        assert!(counts.disconnected_since() > 0);
+        health.well(0);
+        health.well(1);
+        assert!(counts.is_connected());
+        assert_eq!(counts.disconnected_since(), 0);
+        let scope = Scope {
+            resource: Resource::Services,
+            namespace: None,
+            name: None,
+        };
+        let gone = || Failure::from(Cause::Unreachable("refused".into()));
+        health.failed(0, &scope, &gone());
+        health.failed(1, &scope, &gone());
+        assert_eq!(health.problems.len(), 1);
+        assert!(counts.disconnected_since() > 0);
+        health.well(0);
+        assert!(!counts.is_connected());
+        health.forget(1);
+        assert!(counts.is_connected());
+        assert!(health.problems.is_empty());
+    }
+}

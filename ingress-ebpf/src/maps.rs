@@ -1,0 +1,63 @@
+//! Every map, with what it holds and who writes it. Keys and values are laid out in `ingress_common::abi`.
+
+use aya_ebpf::bindings::BPF_F_NO_PREALLOC;
+use aya_ebpf::macros::map;
+use aya_ebpf::maps::{Array, HashMap, LpmTrie, LruHashMap, PerCpuArray, PerCpuHashMap, RingBuf, SockMap};
+use ingress_common::abi::{MAX_SERVED, MAX_SERVED_KEYS, MAX_SLOTS, Served, ServedKey, SteerCounts};
+use ingress_common::names::NameKey;
+use ingress_common::verdict::{
+    CountKey, Judged, MAX_BUDGETS, MAX_COUNTS, MAX_INGRESS, MAX_JUDGED, MAX_NAMES, MAX_SOURCES, SAMPLES_BYTES,
+    Scratch, Settings, SourceKey,
+};
+
+/// The addresses and ports that are steered. The agent writes.
+#[map]
+pub static SERVED: HashMap<ServedKey, Served> = HashMap::with_max_entries(MAX_SERVED_KEYS, 0);
+
+/// Listening sockets, one a worker, listener and family. The agent writes; a slot empties by itself when its socket closes.
+#[map]
+pub static SOCKETS: SockMap = SockMap::with_max_entries(MAX_SLOTS, 0);
+
+/// What became of new connections, by `Served::counter`. The kernel's side writes.
+#[map]
+pub static STEER_COUNTS: PerCpuArray<SteerCounts> = PerCpuArray::with_max_entries(MAX_SERVED, 0);
+
+/// What is switched on, at 0. The agent writes.
+#[map]
+pub static REJECT_SETTINGS: Array<Settings> = Array::with_max_entries(1, 0);
+
+/// The addresses and ports that are judged, and how. The agent writes.
+#[map]
+pub static JUDGED: HashMap<ServedKey, Judged> = HashMap::with_max_entries(MAX_JUDGED, BPF_F_NO_PREALLOC);
+
+/// Lists of sources: of several networks the smallest decides. The agent writes.
+#[map]
+pub static SOURCES: LpmTrie<SourceKey, u32> = LpmTrie::with_max_entries(MAX_SOURCES, 0);
+
+/// Addresses on which unserved ports are refused. The agent writes.
+#[map]
+pub static INGRESS: HashMap<[u8; 16], u32> = HashMap::with_max_entries(MAX_INGRESS, BPF_F_NO_PREALLOC);
+
+/// Every name that is known, exact and wildcard. The agent writes.
+#[map]
+pub static NAMES: HashMap<NameKey, u32> = HashMap::with_max_entries(MAX_NAMES, BPF_F_NO_PREALLOC);
+
+/// When a source's bucket of new connections is full again. The kernel's side writes, and forgets.
+#[map]
+pub static BUDGETS: LruHashMap<[u8; 16], u64> = LruHashMap::with_max_entries(MAX_BUDGETS, 0);
+
+/// The same for all sources together, at 0, and for samples, at 1.
+#[map]
+pub static BUCKETS: Array<u64> = Array::with_max_entries(2, 0);
+
+/// Verdicts by interface. The kernel's side writes.
+#[map]
+pub static REJECT_COUNTS: PerCpuHashMap<CountKey, u64> = PerCpuHashMap::with_max_entries(MAX_COUNTS, 0);
+
+/// Rejected packets for the log; what finds no room is lost. The kernel's side writes, the agent reads.
+#[map]
+pub static SAMPLES: RingBuf = RingBuf::with_byte_size(SAMPLES_BYTES, 0);
+
+/// Where a packet is judged: its bytes don't fit on the stack.
+#[map]
+pub static SCRATCH: PerCpuArray<Scratch> = PerCpuArray::with_max_entries(1, 0);

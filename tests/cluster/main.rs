@@ -1,0 +1,21 @@
+//! What the product promises in a cluster, shown on a real API server: one binary, a module for each area.
+//!
+//! All cases share one cluster and run at the same time; each has a namespace and an IngressClass of its own.
+
+mod admission;
+mod lab;
+
+use std::sync::OnceLock;
+
+use ingress_tests::Cluster;
+
+/// Cases end early with `?` where the harness fails, and by assertion where the agent does.
+type Done = anyhow::Result<()>;
+
+/// The one cluster of this binary, started by whoever asks first; it ends with the process.
+fn cluster() -> anyhow::Result<&'static Cluster> {
+    static CLUSTER: OnceLock<Result<Cluster, String>> = OnceLock::new();
+    let start = || Cluster::start(env!("CARGO_BIN_EXE_kube-cluster")).map_err(|error| format!("{error:#}"));
+    let started = CLUSTER.get_or_init(start).as_ref();
+    started.map_err(|error| anyhow::anyhow!("no cluster: {error}"))
+}

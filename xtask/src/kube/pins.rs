@@ -1,0 +1,123 @@
+//! Which programs at which versions: read from the pinned modules in tests/kube-lab, nowhere else written.
+
+use std::path::PathBuf;
+
+use anyhow::Context;
+
+use crate::workspace;
+
+/// Goes into the name of the cache's folder; to be raised when the way of building changes.
+const RECIPE: u32 = 1;
+
+/// A program, the module below tests/kube-lab that pins it, and what says its version there.
+pub(super) struct Pin {
+    pub(super) program: &'static str,
+    pub(super) package: &'static str,
+    module: &'static str,
+    versioned: &'static str,
+}
+
+pub(super) const PINS: [Pin; 4] = [
+    Pin {
+        program: "etcd",
+        package: "go.etcd.io/etcd/server/v3",
+        module: "etcd",
+        versioned: "go.etcd.io/etcd/server/v3",
+    },
+    kubernetes("kubectl", "k8s.io/kubernetes/cmd/kubectl"),
+    kubernetes("kube-apiserver", "k8s.io/kubernetes/cmd/kube-apiserver"),
+    kubernetes(
+        "kube-controller-manager",
+        "k8s.io/kubernetes/cmd/kube-controller-manager",
+    ),
+];
+
+const fn kubernetes(program: &'static str, package: &'static str) -> Pin {
+    Pin {
+        program,
+        package,
+        module: "control-plane",
+        versioned: "k8s.io/kubernetes",
+    }
+}
+
+impl Pin {
+    pub(super) fn folder(&self) -> PathBuf {
+        workspace::root().join("tests/kube-lab").join(self.module)
+    }
+
+    /// Such as `v1.36.3`.
+    pub(super) fn version(&self) -> anyhow::Result<String> {
+        let path = self.folder().join("go.mod");
+        let text = std::fs::read_to_string(&path).with_context(|| workspace::shown(&path))?;
+        version_in(&text, self.versioned)
+            .with_context(|| format!("{}: no version of {}", workspace::shown(&path), self.versioned))
+    }
+}
+
+fn version_in(go_mod: &str, module: &str) -> Option<String> {
+    go_mod.lines().find_map(|line| {
+        let line = line.trim().trim_start_matches("require ");
+        let version = line.strip_prefix(module)?.strip_prefix(' ')?;
+        Some(version.split(' ').next()?.to_owned())
+    })
+}
+
+/// A name for everything that decides what the programs are.
+pub(super) fn hash() -> anyhow::Result<String> {
+    let mut hash = Fnv::new();
+    hash.add(&RECIPE.to_le_bytes());
+    for pin in &PINS {
+        for file in ["go.mod", "go.sum"] {
+            let path = pin.folder().join(file);
+            hash.add(&std::fs::read(&path).with_context(|| workspace::shown(&path))?);
+        }
+    }
+    Ok(format!("{:016x}", hash.0))
+}
+
+/// FNV-1a: the same on every toolchain, which std's hasher does not promise.
+struct Fnv(u64);
+
+impl Fnv {
+    fn new() -> Self {
+        Self(0xcbf2_9ce4_8422_2325)
+    }
+
+    fn add(&mut self, bytes: &[u8]) {
+        for &byte in bytes {
+            self.0 = (self.0 ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn versions_come_from_the_pinned_modules() {
+        for pin in &PINS {
+            let version = pin.version().unwrap();
+            assert!(
+                version.starts_with("v1.") || version.starts_with("v3."),
+                "{version}"
+            );
+        }
+        let text = "require (\n\ta/b v1.2.3 // indirect\n\ta/bc v4.5.6\n)\n";
+        assert_eq!(version_in(text, "a/b").as_deref(), Some("v1.2.3"));
+        assert_eq!(
+            version_in("require a/bc v4.5.6\n", "a/bc").as_deref(),
+            Some("v4.5.6")
+        );
+        assert_eq!(version_in(text, "a"), None);
+    }
+
+    #[test]
+    fn the_hash_is_the_published_one() {
+        // Test vector of the FNV authors for "foobar".
+        let mut hash = Fnv::new();
+        hash.add(b"foobar");
+        assert_eq!(hash.0, 0x8594_4171_f739_67e8);
+    }
+}
