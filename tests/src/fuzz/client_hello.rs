@@ -7,7 +7,7 @@ use std::time::Instant;
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use ingress_agent::proxy::tls::{self_signed, server_config};
-use ingress_agent::publish::{Publisher, Setup};
+use ingress_agent::publish::{Publisher, Setup, Trust};
 use ingress_agent::source::dir::load_text;
 use ingress_agent::telemetry::metrics::collect::SharedSeries;
 use ingress_agent::translate::Options;
@@ -176,6 +176,7 @@ static SERVED: LazyLock<Option<Served>> = LazyLock::new(|| {
         announce: Box::new(|_| ()),
         want_names: Box::new(|_| ()),
         listeners: Vec::new(),
+        trust: Trust::Folder,
     });
     let leaf = Certs::new()
         .and_then(|c| c.leaf(&["shop.test", "*.shop.test"]))
