@@ -18,7 +18,7 @@ use ipnet::IpNet;
 use serde::Serialize;
 
 pub use file::FileError;
-pub use units::{BackendName, ObjectName, Sample};
+pub use units::{Address, BackendName, ObjectName, Sample};
 
 use crate::translate;
 
@@ -59,7 +59,7 @@ pub struct Config {
 pub enum Source {
     /// A folder of Kubernetes manifests.
     Manifests(PathBuf),
-    Cluster(Cluster),
+    Cluster(Box<Cluster>),
 }
 
 /// A cluster, and what of it is read.
@@ -77,6 +77,41 @@ pub struct Cluster {
     pub node_name: Option<String>,
     pub pod_name: Option<String>,
     pub pod_namespace: Option<String>,
+    /// Where the last state is kept on the node; `None`: nowhere.
+    pub state_dir: Option<PathBuf>,
+    /// The same for Secrets; on a tmpfs.
+    pub state_secrets_dir: PathBuf,
+    pub publish: Publish,
+}
+
+/// What is written into the status of our Ingresses.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct Publish {
+    pub from: PublishFrom,
+    /// Which address of a node.
+    pub node_address: NodeAddress,
+    /// The headless Service over the agents themselves.
+    pub agent_service: Option<ObjectName>,
+}
+
+/// Where the addresses come from.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum PublishFrom {
+    /// No status is written.
+    Nothing,
+    Fixed(Vec<Address>),
+    /// Copied from that Service's status, else its externalIPs.
+    Service(ObjectName),
+    /// The nodes of that Service's ready endpoints: the agents.
+    Agents(ObjectName),
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, ValueEnum)]
+#[serde(rename_all = "lowercase")]
+pub enum NodeAddress {
+    Internal,
+    External,
 }
 
 /// How Secrets are read from the cluster.

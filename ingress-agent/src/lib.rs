@@ -15,5 +15,6 @@ pub mod proxy;
 pub mod publish;
 pub mod resolve;
 pub mod source;
+pub mod status;
 pub mod telemetry;
 pub mod translate;

@@ -39,6 +39,8 @@ pub struct Report {
     pub at: SystemTime,
     pub snapshot: Arc<Snapshot>,
     pub diagnostics: Arc<[Diagnostic]>,
+    /// As the source yielded them, for what is written back to it.
+    pub source: Objects,
     /// By kind, as the source yielded them.
     pub objects: Vec<(&'static str, usize)>,
     /// End of validity by certificate, seconds since 1970.
@@ -186,6 +188,7 @@ impl Publisher {
             at: SystemTime::now(),
             snapshot: Arc::clone(&live.snapshot),
             diagnostics: Arc::clone(&self.diagnostics),
+            source: self.objects.clone(),
             objects: count(&self.objects),
             certificates: self.certificates.clone(),
             unowned: unowned.len(),

@@ -19,6 +19,7 @@ use std::sync::Arc;
 
 use ingress_core::diagnostic::Diagnostic;
 use ingress_core::resource::{CertificateKey, ClusterKey, EndpointList, PortRef, Resources};
+use k8s_openapi::api::networking::v1::Ingress;
 
 use self::canary::Mains;
 use self::class::{Classes, Ownership};
@@ -128,6 +129,16 @@ pub fn endpoints_only(
 ) -> (BTreeMap<ClusterKey, EndpointList>, Vec<Diagnostic>) {
     let found = endpoints::find(objects, clusters);
     (found.endpoints, found.diagnostics)
+}
+
+/// The Ingresses that are ours.
+pub fn owned<'a>(
+    objects: &'a Objects,
+    options: &'a Options,
+) -> impl Iterator<Item = (&'a Key, &'a Arc<Ingress>)> {
+    let classes = Classes::new(objects, options);
+    let ingresses = objects.ingresses.iter();
+    ingresses.filter(move |(_, ingress)| classes.owner_of(ingress) == Ownership::Ours)
 }
 
 /// The annotations page of the documentation.

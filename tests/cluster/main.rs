@@ -4,6 +4,7 @@
 
 mod admission;
 mod lab;
+mod serving;
 
 use std::sync::OnceLock;
 

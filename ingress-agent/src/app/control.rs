@@ -8,6 +8,7 @@ use std::time::Instant;
 
 use anyhow::{Context as _, Result};
 use arc_swap::ArcSwap;
+use tokio::sync::watch;
 
 use crate::admin::{AdminState, Published};
 use crate::config::{self, Config};
@@ -16,6 +17,7 @@ use crate::proxy::tls;
 use crate::publish::{Event, Publisher, Report, Setup, Trust};
 use crate::resolve::Resolver;
 use crate::source::{dir, kube};
+use crate::status::{self, View};
 use crate::telemetry::metrics;
 
 /// The control side, running.
@@ -23,12 +25,16 @@ pub(super) struct Publication {
     pub(super) live: Arc<ArcSwap<Live>>,
     thread: JoinHandle<()>,
     source: Source,
+    status: Option<status::Handle>,
     events: mpsc::Sender<Event>,
 }
 
 impl Publication {
     /// Ends source and publisher, and waits for both.
     pub(super) fn stop(self) {
+        if let Some(status) = self.status {
+            status.stop();
+        }
         self.source.stop();
         // The publisher owns the resolver, which can always send to it: only an order ends the two.
         let _ = self.events.send(Event::Stop);
@@ -67,12 +73,16 @@ pub(super) fn start_publisher(
         let _vital = &vital;
         let _ = resolved.send(Event::Resolved(answers));
     })?;
+    let (views, seen) = watch::channel(View::default());
     let publisher = Publisher::new(Setup {
         options: config.served.translate_options(0),
         default_certificate: tls::self_signed()?,
         started,
         series: Arc::clone(series),
         announce: Box::new(move |report| {
+            views.send_replace(View {
+                objects: report.source.clone(),
+            });
             admin.publish(published(report));
             let _ = first.try_send(());
         }),
@@ -93,10 +103,12 @@ pub(super) fn start_publisher(
     first_published
         .recv()
         .context("the first state could not be put in force")?;
+    let status = start_status(config, seen)?;
     Ok(Publication {
         live,
         thread,
         source,
+        status,
         events: send,
     })
 }
@@ -115,7 +127,7 @@ fn start_source(config: &Config, state: &Arc<AdminState>, events: mpsc::Sender<E
             let counts = kube::counts();
             state.set_source(Arc::clone(&counts));
             let setup = kube::Setup {
-                cluster: cluster.clone(),
+                cluster: (**cluster).clone(),
                 options: config.served.translate_options(0),
                 counts,
             };
@@ -124,6 +136,18 @@ fn start_source(config: &Config, state: &Arc<AdminState>, events: mpsc::Sender<E
                 .context("the cluster cannot be read")
         }
     }
+}
+
+/// Only a cluster is written back to.
+fn start_status(config: &Config, views: watch::Receiver<View>) -> Result<Option<status::Handle>> {
+    let config::Source::Cluster(cluster) = &config.source else {
+        return Ok(None);
+    };
+    let setup = status::Setup {
+        cluster: (**cluster).clone(),
+        options: config.served.translate_options(0),
+    };
+    status::start(setup, views).context("the status of Ingresses cannot be written")
 }
 
 /// Goes with a thread that the agent can't do without: should it panic, `/healthz` says so.

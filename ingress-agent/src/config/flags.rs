@@ -11,7 +11,7 @@ use clap::parser::ValueSource;
 use clap::{ArgAction, ArgMatches, Args, Command, FromArgMatches};
 use ipnet::IpNet;
 
-use self::input::Input;
+use self::input::{Input, Status};
 use super::units::{self, BackendName, Listen, ObjectName, Sample};
 use super::{
     AccessLog, AccessLogMode, Classes, Config, ConfigError, HookMode, Kernel, Limits, Log, LogFormat,
@@ -34,6 +34,8 @@ pub struct RunFlags {
     input: Input,
     #[command(flatten)]
     pub classes: ClassFlags,
+    #[command(flatten)]
+    status: Status,
     #[command(flatten)]
     listeners: Listeners,
     #[command(flatten)]
@@ -332,7 +334,7 @@ fn resolve(typed: &ArgMatches) -> Result<Config, ConfigError> {
 impl RunFlags {
     fn resolve(self) -> Result<Config, ConfigError> {
         let in_pod = std::env::var_os("KUBERNETES_SERVICE_HOST").is_some();
-        let source = self.input.resolve(in_pod)?;
+        let source = self.input.resolve(self.status, in_pod)?;
         let served = self.classes.resolve();
         Ok(Config {
             source,

@@ -1,6 +1,6 @@
 //! The values that flags and the file hold: durations, sizes, addresses, names. Each error says what was expected.
 
-use std::net::{Ipv6Addr, SocketAddr};
+use std::net::{IpAddr, Ipv6Addr, SocketAddr};
 use std::str::FromStr;
 use std::time::Duration;
 
@@ -94,6 +94,41 @@ pub fn network(text: &str) -> Result<IpNet, String> {
         .or_else(|_| text.parse::<std::net::IpAddr>().map(IpNet::from))
         .map(|net| net.trunc())
         .map_err(|_| "expected a network such as 10.0.0.0/8 or fd00::/8, or one IP address".into())
+}
+
+/// Where clients reach an Ingress, as its status says it.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Address {
+    Ip(IpAddr),
+    Hostname(String),
+}
+
+/// `192.0.2.1`, `2001:db8::1` or `lb.example`.
+impl FromStr for Address {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        if let Ok(ip) = text.parse() {
+            return Ok(Self::Ip(ip));
+        }
+        // RFC 1123, 2.1; the API server takes no other in a status.
+        let is_label = |label: &str| {
+            (1..=63).contains(&label.len())
+                && label
+                    .bytes()
+                    .all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'-')
+                && !label.starts_with('-')
+                && !label.ends_with('-')
+        };
+        let is_name = text.len() <= 253 && text.split('.').all(is_label);
+        // Digits and dots alone are a mistyped address.
+        if is_name && text.bytes().any(|b| b.is_ascii_lowercase()) {
+            Ok(Self::Hostname(text.to_owned()))
+        } else {
+            Err("expected an IP address such as 192.0.2.1, or a host name in lower case".into())
+        }
+    }
 }
 
 /// A namespaced object.

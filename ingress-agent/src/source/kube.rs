@@ -3,7 +3,7 @@
 //! Runs on a thread of its own. The first state is handed on when every watch has its whole list; from then on a watch that is down keeps
 //! what it knew, and its next list is swapped in at once. Knows nothing of what objects mean, but which Secrets and ConfigMaps they name.
 
-mod connect;
+pub(crate) mod connect;
 pub mod counts;
 mod failure;
 mod health;
@@ -11,6 +11,7 @@ mod pace;
 pub mod resource;
 mod retry;
 mod singles;
+mod state;
 mod store;
 mod trim;
 mod watch;
@@ -18,7 +19,7 @@ mod watch;
 use std::io;
 use std::sync::Arc;
 use std::thread::JoinHandle;
-use std::time::Instant;
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use k8s_openapi::NamespaceResourceScope;
 use k8s_openapi::api::core::v1::{Secret, Service};
@@ -27,12 +28,14 @@ use k8s_openapi::api::networking::v1::{Ingress, IngressClass};
 use kube::{Api, Client, Config};
 use tokio::sync::{mpsc, oneshot};
 use tokio::task::{AbortHandle, JoinSet};
+use tokio::time::sleep;
 
 use self::counts::SourceCounts;
 use self::health::Health;
 use self::pace::Pace;
 use self::resource::{Resource, Scope};
 use self::singles::Singles;
+use self::state::Shelf;
 use self::store::{Store, Touched};
 use self::trim::Kept;
 use self::watch::{Feed, FeedId, News};
@@ -71,6 +74,19 @@ const BACKLOG: usize = 1024;
 /// Watches that share a connection: API servers allow 100 streams, and single objects come on top.
 const WATCHES_PER_CONNECTION: usize = 40;
 
+/// How long the API server may take for the first state before the one on the node is used.
+const PATIENCE: Duration = Duration::from_secs(5);
+/// From a change to its being saved: seldom, as disks wear out, and nobody needs the last minute.
+const FIRST_SAVE: Duration = Duration::from_secs(5);
+const SAVE: Duration = Duration::from_secs(60);
+
+async fn until(moment: Option<Instant>) {
+    match moment {
+        Some(moment) => tokio::time::sleep_until(moment.into()).await,
+        None => std::future::pending().await,
+    }
+}
+
 /// Counts for [`Setup`].
 pub fn counts() -> Arc<SourceCounts> {
     Arc::new(SourceCounts::new())
@@ -84,10 +100,7 @@ pub fn start(setup: Setup, tell: impl FnMut(SourceState) -> bool + Send + 'stati
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()?;
-    let place = connect::Place {
-        kubeconfig: setup.cluster.kubeconfig.clone(),
-        context: setup.cluster.context.clone(),
-    };
+    let place = connect::Place::of(&setup.cluster);
     let config = runtime
         .block_on(connect::read(&place))
         .map_err(io::Error::other)?;
@@ -130,6 +143,9 @@ struct Work {
     pace: Pace,
     /// As last handed on.
     told: Option<Objects>,
+    shelf: Option<Shelf>,
+    /// When the state is to be saved next.
+    save: Option<Instant>,
 }
 
 impl Work {
@@ -141,7 +157,11 @@ impl Work {
     ) -> Self {
         let (news, inbox) = mpsc::channel(BACKLOG);
         let health = Health::new(Arc::clone(&setup.counts));
+        let secrets = setup.cluster.state_secrets_dir.clone();
+        let dir = setup.cluster.state_dir.clone();
         Self {
+            shelf: dir.map(|dir| Shelf::new(dir, secrets)),
+            save: None,
             setup,
             config,
             client,
@@ -164,23 +184,28 @@ impl Work {
             tracing::error!("{problem}");
             return;
         }
+        let patience = sleep(PATIENCE);
+        tokio::pin!(patience);
+        let mut is_patient = self.shelf.is_some();
         loop {
             let due = self.pace.due();
+            let save = self.save;
             // Also while news come without a pause.
             if due.is_some_and(|due| due <= Instant::now()) && !self.hand_on() {
                 return;
             }
-            let wait = async {
-                match due {
-                    Some(due) => tokio::time::sleep_until(due.into()).await,
-                    None => std::future::pending().await,
-                }
-            };
             tokio::select! {
                 // News first: what has come already belongs into the next state.
                 biased;
                 Some((id, news)) = self.inbox.recv() => self.learn(id, news),
-                () = wait => if !self.hand_on() { return },
+                () = until(due) => if !self.hand_on() { return },
+                () = &mut patience, if is_patient => {
+                    is_patient = false;
+                    if self.told.is_none() && !self.serve_from_shelf() {
+                        return;
+                    }
+                }
+                () = until(save) => self.save(),
                 () = self.health.remind() => {}
             }
         }
@@ -219,14 +244,62 @@ impl Work {
                 self.store.objects()
             }
         };
+        if self.shelf.is_some() {
+            let rest = if self.told.is_none() { FIRST_SAVE } else { SAVE };
+            self.save.get_or_insert_with(|| Instant::now() + rest);
+        }
         if self.told.is_none() {
             self.setup.counts.set_waiting(None);
+            self.setup.counts.set_stored(0);
             tracing::info!(ingresses = objects.ingresses.len(), "the cluster has been read");
         }
         self.told = Some(objects.clone());
         self.setup.counts.publication();
         let diagnostics = Vec::new();
         (self.tell)(SourceState { objects, diagnostics })
+    }
+
+    /// The API server doesn't answer: what it said before is better than nothing. False when nobody listens any more.
+    fn serve_from_shelf(&mut self) -> bool {
+        let Some(stored) = self.shelf.as_ref().map(Shelf::load) else {
+            return true;
+        };
+        match stored {
+            Ok(Some(stored)) => {
+                if let Some(problem) = stored.problem {
+                    tracing::error!("{problem}");
+                }
+                let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+                let age_seconds = now.as_secs().saturating_sub(stored.saved);
+                tracing::warn!(
+                    age_seconds,
+                    ingresses = stored.objects.ingresses.len(),
+                    secrets = stored.objects.secrets.len(),
+                    "the cluster has not been read; serving from the state saved on this node until it is"
+                );
+                self.setup.counts.set_stored(stored.saved);
+                (self.tell)(SourceState {
+                    objects: stored.objects,
+                    diagnostics: Vec::new(),
+                })
+            }
+            Ok(None) => {
+                tracing::info!("the cluster has not been read, and no state is saved on this node yet");
+                true
+            }
+            Err(problem) => {
+                tracing::error!("{problem}");
+                true
+            }
+        }
+    }
+
+    /// Off this thread: news are not kept waiting by a disk.
+    fn save(&mut self) {
+        self.save = None;
+        if let (Some(shelf), Some(objects)) = (self.shelf.clone(), self.told.clone()) {
+            tokio::task::spawn_blocking(move || shelf.save_and_say(&objects));
+        }
     }
 
     fn say_what_is_missing(&self) {

@@ -55,4 +55,6 @@ fn libraries(level: LevelFilter) -> Targets {
     Targets::new()
         .with_default(theirs)
         .with_targets([("ingress_agent", level), ("ingress_core", level)])
+        // It warns of answers that it can't read by quoting them whole, Secrets too.
+        .with_target("kube_client", level.min(LevelFilter::ERROR))
 }

@@ -6,7 +6,6 @@ use k8s_openapi::api::networking::v1::Ingress;
 
 use super::Options;
 use super::annotations::PREFIXES;
-use super::class::{Classes, Ownership};
 use crate::objects::{Key, Objects};
 
 /// What is named, whether it exists or not.
@@ -22,12 +21,9 @@ const CONFIG_MAPS: [&str; 1] = ["custom-headers"];
 
 /// What the objects that are ours name, and the options.
 pub fn references(objects: &Objects, options: &Options) -> References {
-    let classes = Classes::new(objects, options);
     let mut references = References::default();
-    for (key, ingress) in &objects.ingresses {
-        if classes.owner_of(ingress) == Ownership::Ours {
-            of_ingress(key, ingress, &mut references);
-        }
+    for (key, ingress) in super::owned(objects, options) {
+        of_ingress(key, ingress, &mut references);
     }
     if let Some((namespace, name)) = &options.default_certificate {
         references

@@ -1,9 +1,12 @@
 //! What a case has for itself: a namespace, an IngressClass of the same name, and the Services and Ingresses in them.
 
-use std::fmt::Write as _;
 use std::sync::atomic::{AtomicU32, Ordering};
 
+use base64::Engine;
+use base64::engine::general_purpose::STANDARD;
+
 use super::{Cluster, Pod};
+use crate::certs::Leaf;
 use crate::manifests::Ingress;
 
 /// Both kinds of name are used once in the life of a cluster: what is deleted may take a while to go.
@@ -64,6 +67,15 @@ impl<'c> Namespace<'c> {
         self.cluster.kubectl(&flags, manifests).map(drop)
     }
 
+    /// A `kubernetes.io/tls` Secret; replaces the one of the same name.
+    pub fn tls_secret(&self, name: &str, leaf: &Leaf) -> anyhow::Result<()> {
+        let secret = serde_json::json!({
+            "apiVersion": "v1", "kind": "Secret", "type": "kubernetes.io/tls", "metadata": {"name": name},
+            "data": {"tls.crt": STANDARD.encode(&leaf.certificate), "tls.key": STANDARD.encode(&leaf.key)},
+        });
+        self.apply(&secret.to_string())
+    }
+
     /// `kubectl delete`, such as `("ingress", "web")`; returns when the object is gone.
     pub fn delete(&self, kind: &str, name: &str) -> anyhow::Result<()> {
         self.cluster
@@ -81,19 +93,19 @@ impl<'c> Namespace<'c> {
 
     /// Replaces the endpoints of such a Service.
     pub fn endpoints(&self, service: &str, pods: &[&Pod]) -> anyhow::Result<()> {
-        let mut endpoints = String::new();
-        for pod in pods {
-            let ip = pod.address().ip();
-            let _ = writeln!(endpoints, "- {{addresses: [{ip}], conditions: {{ready: true}}}}");
-        }
-        if pods.is_empty() {
-            endpoints.push_str("[]\n");
-        }
+        let ready = |pod: &&Pod| {
+            format!(
+                "{{addresses: [{}], conditions: {{ready: true}}}}",
+                pod.address().ip()
+            )
+        };
+        let endpoints: Vec<_> = pods.iter().map(ready).collect();
         self.apply(&format!(
             "apiVersion: discovery.k8s.io/v1\nkind: EndpointSlice\nmetadata:\n  name: {service}-1\n  \
              labels: {{kubernetes.io/service-name: {service}, endpointslice.kubernetes.io/managed-by: ingress-agent-tests}}\n\
-             addressType: IPv4\nports: [{{name: http, port: {}, protocol: TCP}}]\nendpoints:\n{endpoints}",
-            Pod::PORT
+             addressType: IPv4\nports: [{{name: http, port: {}, protocol: TCP}}]\nendpoints: [{}]\n",
+            Pod::PORT,
+            endpoints.join(", ")
         ))
     }
 

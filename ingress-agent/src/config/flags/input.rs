@@ -1,11 +1,13 @@
-//! Flags for where objects come from: a folder or a cluster.
+//! Flags for where objects come from, a folder or a cluster, and for what is written back.
 
 use std::path::PathBuf;
 
 use clap::Args;
 
 use super::not_empty;
-use crate::config::{Cluster, ConfigError, SecretAccess, Source};
+use crate::config::{
+    Address, Cluster, ConfigError, NodeAddress, ObjectName, Publish, PublishFrom, SecretAccess, Source,
+};
 
 #[derive(Debug, Args)]
 #[command(next_help_heading = "Input")]
@@ -57,11 +59,73 @@ pub(super) struct Input {
     /// Namespace of the agent's own pod. [default: unknown]
     #[arg(long, value_name = "NAMESPACE", env = "INGRESS_AGENT_POD_NAMESPACE", value_parser = not_empty)]
     pod_namespace: Option<String>,
+
+    /// Folder on the node where the last state of the cluster is kept: an agent that starts while the API server is away serves from it. [default: none is kept]
+    #[arg(long, value_name = "DIR", env = "INGRESS_AGENT_STATE_DIR")]
+    state_dir: Option<PathBuf>,
+
+    /// Folder for the Secrets of that state. It has to be on a tmpfs, or none are kept.
+    #[arg(
+        long,
+        value_name = "DIR",
+        env = "INGRESS_AGENT_STATE_SECRETS_DIR",
+        default_value = "/run/ingress-agent/secrets"
+    )]
+    state_secrets_dir: PathBuf,
+}
+
+/// What is written back.
+#[derive(Debug, Args)]
+#[command(next_help_heading = "Status of Ingresses")]
+pub(super) struct Status {
+    /// IP address or host name for the status of all our Ingresses, such as that of a load balancer in front. Repeatable. [default: those of the nodes whose agents are ready, when agent-service is set]
+    #[arg(
+        long,
+        value_name = "ADDRESS",
+        env = "INGRESS_AGENT_PUBLISH_ADDRESS",
+        value_delimiter = ',',
+        conflicts_with = "publish_service"
+    )]
+    publish_address: Vec<Address>,
+
+    /// Service (NAMESPACE/NAME, often of type LoadBalancer) whose own addresses are copied into the status of all our Ingresses. [default: none]
+    #[arg(long, value_name = "SERVICE", env = "INGRESS_AGENT_PUBLISH_SERVICE")]
+    publish_service: Option<ObjectName>,
+
+    /// Headless Service over the agents themselves (NAMESPACE/NAME): its EndpointSlices tell which nodes' agents are ready. It also keeps all but three
+    /// agents out of the election of the one that writes. [default: none]
+    #[arg(long, value_name = "SERVICE", env = "INGRESS_AGENT_AGENT_SERVICE")]
+    agent_service: Option<ObjectName>,
+
+    /// Which address of a node is published: internal (InternalIP, needs no right on Nodes) or external (ExternalIP).
+    #[arg(
+        long,
+        value_name = "TYPE",
+        env = "INGRESS_AGENT_PUBLISH_NODE_ADDRESS",
+        default_value = "internal"
+    )]
+    publish_node_address: NodeAddress,
+}
+
+impl Status {
+    fn resolve(self) -> Publish {
+        let from = match (self.publish_service, &self.agent_service) {
+            _ if !self.publish_address.is_empty() => PublishFrom::Fixed(self.publish_address),
+            (Some(service), _) => PublishFrom::Service(service),
+            (None, Some(agents)) => PublishFrom::Agents(agents.clone()),
+            (None, None) => PublishFrom::Nothing,
+        };
+        Publish {
+            from,
+            node_address: self.publish_node_address,
+            agent_service: self.agent_service,
+        }
+    }
 }
 
 impl Input {
     /// `in_pod`: the environment names an API server, as it does in every pod.
-    pub(super) fn resolve(self, in_pod: bool) -> Result<Source, ConfigError> {
+    pub(super) fn resolve(self, status: Status, in_pod: bool) -> Result<Source, ConfigError> {
         if let Some(manifests) = self.manifests {
             return Ok(Source::Manifests(manifests));
         }
@@ -70,7 +134,7 @@ impl Input {
                 "there is no source of objects: expected --manifests DIR (a folder of Kubernetes manifests; also INGRESS_AGENT_MANIFESTS or the key manifests of the file), or a cluster: --kubeconfig FILE, or to run in a pod with a service account (KUBERNETES_SERVICE_HOST is not set)".into(),
             ));
         }
-        Ok(Source::Cluster(Cluster {
+        Ok(Source::Cluster(Box::new(Cluster {
             kubeconfig: self.kubeconfig,
             context: self.context,
             namespaces: self.watch_namespaces,
@@ -79,6 +143,9 @@ impl Input {
             node_name: self.node_name,
             pod_name: self.pod_name,
             pod_namespace: self.pod_namespace,
-        }))
+            state_dir: self.state_dir,
+            state_secrets_dir: self.state_secrets_dir,
+            publish: status.resolve(),
+        })))
     }
 }

@@ -14,12 +14,23 @@ use kube::config::{KubeConfigOptions, Kubeconfig};
 use kube::{Client, Config};
 use tower::{BoxError, ServiceBuilder};
 
+use crate::config::Cluster;
+
 /// Where the cluster is.
 #[derive(Clone, Debug)]
-pub(super) struct Place {
+pub(crate) struct Place {
     /// `None`: the pod's service account.
-    pub(super) kubeconfig: Option<PathBuf>,
-    pub(super) context: Option<String>,
+    kubeconfig: Option<PathBuf>,
+    context: Option<String>,
+}
+
+impl Place {
+    pub(crate) fn of(cluster: &Cluster) -> Self {
+        Self {
+            kubeconfig: cluster.kubeconfig.clone(),
+            context: cluster.context.clone(),
+        }
+    }
 }
 
 const CONNECT: Duration = Duration::from_secs(10);
@@ -28,7 +39,7 @@ const PING: Duration = Duration::from_secs(20);
 const PONG: Duration = Duration::from_secs(15);
 
 /// Reads how to reach the cluster. Asks nothing of the API server yet.
-pub(super) async fn read(place: &Place) -> Result<Config, String> {
+pub(crate) async fn read(place: &Place) -> Result<Config, String> {
     let Some(path) = &place.kubeconfig else {
         return Config::incluster().map_err(|error| {
             format!("the pod's service account can't be used: {error}; expected a token and ca.crt in /var/run/secrets/kubernetes.io/serviceaccount")
@@ -48,7 +59,7 @@ pub(super) async fn read(place: &Place) -> Result<Config, String> {
 /// A client with a connection of its own. Must run on a runtime.
 ///
 /// Tokens and the authority's certificate are read again from their files about once a minute (kube does).
-pub(super) fn client(config: &Config) -> Result<Client, String> {
+pub(crate) fn client(config: &Config) -> Result<Client, String> {
     let said = |error: kube::Error| format!("the connection to the API server can't be set up: {error}");
     let mut tcp = HttpConnector::new();
     tcp.enforce_http(false);

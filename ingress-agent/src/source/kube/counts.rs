@@ -15,6 +15,8 @@ pub struct SourceCounts {
     disconnected_since: AtomicU64,
     by_resource: [Counts; Resource::ALL.len()],
     publications: AtomicU64,
+    /// Seconds since 1970; 0 while the state in force is the cluster's own.
+    stored: AtomicU64,
     /// Why there is no first state yet.
     waiting: ArcSwapOption<String>,
 }
@@ -58,6 +60,10 @@ impl SourceCounts {
         }
     }
 
+    pub(super) fn set_stored(&self, saved: u64) {
+        self.stored.store(saved, Ordering::Relaxed);
+    }
+
     pub(super) fn set_waiting(&self, why: Option<String>) {
         self.waiting.store(why.map(Into::into));
     }
@@ -83,6 +89,11 @@ impl SourceCounts {
 
     pub fn failures(&self, resource: Resource) -> u64 {
         self.of(resource).failures.load(Ordering::Relaxed)
+    }
+
+    /// When the state in force was saved, if it is one that was kept on the node; seconds since 1970, else 0.
+    pub fn stored(&self) -> u64 {
+        self.stored.load(Ordering::Relaxed)
     }
 
     /// States handed to the publisher.

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use super::counts::SourceCounts;
-use super::failure::Failure;
+use super::failure::{Cause, Failure};
 use super::resource::Scope;
 use super::watch::FeedId;
 
@@ -46,6 +46,11 @@ impl Health {
         self.down.insert(id, words.clone());
         self.counts.set_connected(false);
         self.forget_solved();
+        if matches!(failure.cause, Cause::TooOld | Cause::TooNew) {
+            // It happens, after a while without a connection above all, and mends itself.
+            tracing::debug!("{words}");
+            return;
+        }
         self.problems.entry(words).or_insert_with_key(|words| {
             let consequence = if self.up.is_empty() {
                 "trying again"
@@ -118,7 +123,6 @@ impl Health {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::source::kube::failure::Cause;
     use crate::source::kube::resource::Resource;
 
     #[test]

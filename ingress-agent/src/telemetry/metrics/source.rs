@@ -4,6 +4,8 @@ use super::text::{Labels, Page};
 use crate::source::kube::counts::SourceCounts;
 use crate::source::kube::resource::Resource;
 
+type Count = fn(&SourceCounts, Resource) -> u64;
+
 pub(super) fn render(page: &mut Page, counts: &SourceCounts) {
     page.single(
         "ingress_agent_source_connected",
@@ -18,12 +20,18 @@ pub(super) fn render(page: &mut Page, counts: &SourceCounts) {
         counts.disconnected_since(),
     );
     page.single(
+        "ingress_agent_source_stored_state_timestamp_seconds",
+        "gauge",
+        "When the state in force was saved, while it is the one kept on this node; 0 while it is the cluster's own.",
+        counts.stored(),
+    );
+    page.single(
         "ingress_agent_source_states_total",
         "counter",
         "States of the cluster put together from what the watches told.",
         counts.publications(),
     );
-    let families: [(&str, &str, fn(&SourceCounts, Resource) -> u64); 3] = [
+    let families: [(&str, &str, Count); 3] = [
         (
             "ingress_agent_source_events_total",
             "Changes that watches told, by resource.",

@@ -1,0 +1,438 @@
+//! What the agents write back: the addresses in the status of our Ingresses, by the one agent that holds the Lease.
+//!
+//! Runs on a thread of its own and sees what was published. Planning is pure ([`plan`]); here it is carried out, at a bounded rate, and
+//! only what differs is written.
+
+mod lease;
+mod plan;
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::io;
+use std::thread::JoinHandle;
+use std::time::Duration;
+
+use k8s_openapi::api::core::v1::{Node, Service};
+use k8s_openapi::api::networking::v1::{Ingress, IngressLoadBalancerIngress};
+use kube::api::{ListParams, Patch, PatchParams};
+use kube::{Api, Client};
+use tokio::sync::watch;
+use tokio::task::JoinSet;
+use tokio::time::{Instant, sleep, sleep_until};
+
+use self::lease::Election;
+use self::plan::{FIELD_MANAGER, Fights, Seen};
+use crate::config::{Address, Cluster, NodeAddress, PublishFrom};
+use crate::objects::{Key, Objects};
+use crate::source::kube::connect;
+use crate::translate;
+
+/// What is in force on this node.
+#[derive(Clone, Debug, Default)]
+pub struct View {
+    pub objects: Objects,
+}
+
+#[derive(Debug)]
+pub struct Setup {
+    pub cluster: Cluster,
+    pub options: translate::Options,
+}
+
+/// Ends the writer when stopped or dropped.
+#[derive(Debug)]
+pub struct Handle {
+    stop: watch::Sender<bool>,
+    thread: Option<JoinHandle<()>>,
+}
+
+impl Handle {
+    /// Gives the Lease back and waits for the thread.
+    pub fn stop(mut self) {
+        self.stop.send_replace(true);
+        if let Some(thread) = self.thread.take() {
+            drop(thread.join());
+        }
+    }
+}
+
+/// After a publication, before an address is written: the other nodes see the change as we do, a moment sooner or later, and whoever reads
+/// an address asks at once.
+const SETTLE: Duration = Duration::from_millis(400);
+/// All statuses are read again: somebody may have written one.
+const LOOK_AGAIN: Duration = Duration::from_secs(300);
+/// After a failure.
+const AGAIN: Duration = Duration::from_secs(5);
+/// 10,000 Ingresses settle within a minute: 250 a second, eight under way.
+const GAP: Duration = Duration::from_millis(4);
+const AT_ONCE: usize = 8;
+
+/// Starts the writer; without anything to write there is none.
+///
+/// # Errors
+/// When the thread can't be started, or nothing usable says how to reach the cluster.
+pub fn start(setup: Setup, views: watch::Receiver<View>) -> io::Result<Option<Handle>> {
+    if setup.cluster.publish.from == PublishFrom::Nothing {
+        tracing::info!(
+            "the status of Ingresses is not written: none of --publish-address, --publish-service and --agent-service is set"
+        );
+        return Ok(None);
+    }
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()?;
+    let place = connect::Place::of(&setup.cluster);
+    let config = runtime
+        .block_on(connect::read(&place))
+        .map_err(io::Error::other)?;
+    let client = {
+        let _context = runtime.enter();
+        connect::client(&config).map_err(io::Error::other)?
+    };
+    let namespace = setup
+        .cluster
+        .pod_namespace
+        .clone()
+        .unwrap_or(config.default_namespace);
+    let (stop, stopped) = watch::channel(false);
+    let thread = std::thread::Builder::new().name("status".into()).spawn(move || {
+        let (leads, leading) = watch::channel(false);
+        let (may_lead, standing) = watch::channel(false);
+        let me = identity(&setup.cluster);
+        let election = Election::new(client.clone(), &namespace, me, leads);
+        let writer = Writer {
+            client,
+            setup,
+            views,
+            leading,
+            may_lead,
+            seen: None,
+            written: BTreeMap::new(),
+            fights: Fights::default(),
+            told: None,
+        };
+        runtime.block_on(async {
+            let election = tokio::spawn(election.run(standing));
+            writer.run(stopped).await;
+            // The writer's end closes the election's channel: it resigns first.
+            let _ = tokio::time::timeout(Duration::from_secs(3), election).await;
+        });
+        runtime.shutdown_background();
+    })?;
+    Ok(Some(Handle {
+        stop,
+        thread: Some(thread),
+    }))
+}
+
+/// The pod's name, which nobody else has; else something by chance.
+fn identity(cluster: &Cluster) -> String {
+    match (&cluster.pod_name, &cluster.node_name) {
+        (Some(pod), _) => pod.clone(),
+        (None, Some(node)) => format!("{node}-{:08x}", fastrand::u32(..)),
+        (None, None) => format!("ingress-agent-{:08x}", fastrand::u32(..)),
+    }
+}
+
+struct Writer {
+    client: Client,
+    setup: Setup,
+    views: watch::Receiver<View>,
+    leading: watch::Receiver<bool>,
+    may_lead: watch::Sender<bool>,
+    /// All Ingresses' statuses, while we lead.
+    seen: Option<BTreeMap<Key, Seen>>,
+    /// What we wrote ourselves since we lead.
+    written: BTreeMap<Key, Vec<Address>>,
+    fights: Fights,
+    /// The last problem, which is said once.
+    told: Option<String>,
+}
+
+impl Writer {
+    async fn run(mut self, mut stopped: watch::Receiver<bool>) {
+        let mut due: Option<Instant> = None;
+        let mut look_again = Instant::now();
+        self.stand();
+        loop {
+            let wait = async {
+                match due {
+                    Some(due) => sleep_until(due).await,
+                    None => std::future::pending().await,
+                }
+            };
+            tokio::select! {
+                _ = stopped.changed() => break,
+                changed = self.views.changed() => {
+                    if changed.is_err() {
+                        break;
+                    }
+                    self.stand();
+                    due.get_or_insert_with(|| Instant::now() + SETTLE);
+                }
+                changed = self.leading.changed() => {
+                    if changed.is_err() {
+                        break;
+                    }
+                    self.seen = None;
+                    self.written.clear();
+                    due = Some(Instant::now());
+                }
+                () = wait => {
+                    due = None;
+                    if !*self.leading.borrow() {
+                        continue;
+                    }
+                    if look_again <= Instant::now() {
+                        self.seen = None;
+                        look_again = Instant::now() + LOOK_AGAIN;
+                    }
+                    let work = tokio::select! {
+                        result = self.settle() => result,
+                        _ = stopped.changed() => break,
+                    };
+                    due = Some(Instant::now() + if work.is_ok() { LOOK_AGAIN } else { AGAIN });
+                    self.tell(work);
+                }
+            }
+        }
+        self.may_lead.send_replace(false);
+    }
+
+    /// Says whether this agent should stand for election.
+    fn stand(&self) {
+        let may_lead = match &self.setup.cluster.publish.agent_service {
+            Some(service) => {
+                let agents = plan::agents(&self.views.borrow().objects, &service_key(service));
+                plan::may_lead(&agents, self.setup.cluster.node_name.as_deref())
+            }
+            None => true,
+        };
+        self.may_lead
+            .send_if_modified(|before| std::mem::replace(before, may_lead) != may_lead);
+    }
+
+    fn tell(&mut self, work: Result<(), String>) {
+        match work {
+            Ok(()) => {
+                if self.told.take().is_some() {
+                    tracing::info!("the status of Ingresses is written again");
+                }
+            }
+            Err(problem) => {
+                if self.told.as_ref() != Some(&problem) {
+                    tracing::warn!("the status of Ingresses can't be written: {problem}");
+                    self.told = Some(problem);
+                }
+            }
+        }
+    }
+
+    /// Brings every status to where it should be.
+    async fn settle(&mut self) -> Result<(), String> {
+        let view = self.views.borrow_and_update().clone();
+        let uid = |ingress: &Ingress| ingress.metadata.uid.clone().unwrap_or_default();
+        let owned: BTreeMap<Key, String> = translate::owned(&view.objects, &self.setup.options)
+            .map(|(key, ingress)| (key.clone(), uid(ingress)))
+            .collect();
+        let addresses = self.addresses(&view).await?;
+        if self.seen.is_none() {
+            self.look().await?;
+        }
+        let Some(seen) = &mut self.seen else {
+            return Ok(());
+        };
+        let patches = plan::plan(seen, &owned, &addresses, &self.fights, std::time::Instant::now());
+        let mut under_way = JoinSet::new();
+        let mut failed = None;
+        for patch in patches {
+            if !*self.leading.borrow() {
+                break;
+            }
+            if under_way.len() >= AT_ONCE
+                && let Some(done) = under_way.join_next().await
+            {
+                take_in(done, seen, &mut self.written, &mut failed);
+            }
+            under_way.spawn(write(self.client.clone(), patch));
+            sleep(GAP).await;
+        }
+        while let Some(done) = under_way.join_next().await {
+            take_in(done, seen, &mut self.written, &mut failed);
+        }
+        failed.map_or(Ok(()), Err)
+    }
+
+    /// Reads all statuses; notes where somebody wrote over ours.
+    async fn look(&mut self) -> Result<(), String> {
+        let namespaces = &self.setup.cluster.namespaces;
+        let apis: Vec<Api<Ingress>> = if namespaces.is_empty() {
+            vec![Api::all(self.client.clone())]
+        } else {
+            let within = |namespace: &String| Api::namespaced(self.client.clone(), namespace);
+            namespaces.iter().map(within).collect()
+        };
+        let mut seen = BTreeMap::new();
+        for api in apis {
+            let list = api
+                .list(&ListParams::default().match_any())
+                .await
+                .map_err(in_words)?;
+            seen.extend(list.items.iter().map(|ingress| {
+                let metadata = &ingress.metadata;
+                let key = Key::new(
+                    metadata.namespace.clone().unwrap_or_default(),
+                    metadata.name.clone().unwrap_or_default(),
+                );
+                (key, Seen::of(ingress))
+            }));
+        }
+        let now = std::time::Instant::now();
+        for (key, ours) in &self.written {
+            let Some(theirs) = seen.get(key).filter(|seen| seen.addresses != *ours) else {
+                continue;
+            };
+            if self.fights.lost(key, now) {
+                tracing::warn!(
+                    ingress = format!("{}/{}", key.namespace, key.name),
+                    theirs = ?theirs.addresses,
+                    "somebody else keeps writing this Ingress's status; it is left to him for an hour"
+                );
+            }
+        }
+        self.seen = Some(seen);
+        Ok(())
+    }
+
+    async fn addresses(&self, view: &View) -> Result<Vec<Address>, String> {
+        match &self.setup.cluster.publish.from {
+            PublishFrom::Nothing => Ok(Vec::new()),
+            PublishFrom::Fixed(addresses) => Ok(plan::sorted(addresses.iter().cloned())),
+            PublishFrom::Service(service) => {
+                let api: Api<Service> = Api::namespaced(self.client.clone(), &service.namespace);
+                let service = api.get(&service.name).await.map_err(in_words)?;
+                Ok(of_service(&service))
+            }
+            PublishFrom::Agents(service) => {
+                let agents = plan::agents(&view.objects, &service_key(service));
+                match self.setup.cluster.publish.node_address {
+                    NodeAddress::Internal => {
+                        let each = agents.iter().map(|agent| Address::Ip(agent.address));
+                        Ok(plan::sorted(each))
+                    }
+                    NodeAddress::External => self.external(&agents).await,
+                }
+            }
+        }
+    }
+
+    async fn external(&self, agents: &[plan::Agent]) -> Result<Vec<Address>, String> {
+        let nodes: BTreeSet<&str> = agents.iter().map(|agent| agent.node.as_str()).collect();
+        let api: Api<Node> = Api::all(self.client.clone());
+        let list = api
+            .list(&ListParams::default().match_any())
+            .await
+            .map_err(in_words)?;
+        let ours = list.items.iter().filter(|node| {
+            let name = node.metadata.name.as_deref();
+            name.is_some_and(|name| nodes.contains(name))
+        });
+        let listed = ours.flat_map(|node| {
+            let status = node.status.as_ref();
+            status
+                .and_then(|status| status.addresses.as_ref())
+                .into_iter()
+                .flatten()
+        });
+        let external = listed.filter(|address| address.type_ == "ExternalIP");
+        Ok(plan::sorted(external.filter_map(|address| {
+            address.address.parse().ok().map(Address::Ip)
+        })))
+    }
+}
+
+fn service_key(service: &crate::config::ObjectName) -> Key {
+    Key::new(service.namespace.as_str(), service.name.as_str())
+}
+
+/// What the Service's own status says, else its externalIPs.
+fn of_service(service: &Service) -> Vec<Address> {
+    let status = service
+        .status
+        .as_ref()
+        .and_then(|status| status.load_balancer.as_ref());
+    let entries = status
+        .and_then(|balancer| balancer.ingress.as_ref())
+        .into_iter()
+        .flatten();
+    let balanced: Vec<_> = entries
+        .filter_map(|entry| match (&entry.ip, &entry.hostname) {
+            (Some(ip), _) => ip.parse().ok().map(Address::Ip),
+            (None, Some(name)) => Some(Address::Hostname(name.clone())),
+            (None, None) => None,
+        })
+        .collect();
+    if !balanced.is_empty() {
+        return plan::sorted(balanced);
+    }
+    let spec = service.spec.as_ref();
+    let external = spec
+        .and_then(|spec| spec.external_ips.as_ref())
+        .into_iter()
+        .flatten();
+    plan::sorted(external.filter_map(|ip| ip.parse().ok().map(Address::Ip)))
+}
+
+type Written = (plan::Patch, Result<(), String>);
+
+async fn write(client: Client, patch: plan::Patch) -> Written {
+    let api: Api<Ingress> = Api::namespaced(client, &patch.key.namespace);
+    let entries: Vec<IngressLoadBalancerIngress> = patch.addresses.iter().map(Into::into).collect();
+    let body = serde_json::json!({"status": {"loadBalancer": {"ingress": entries}}});
+    let params = PatchParams {
+        field_manager: Some(FIELD_MANAGER.to_owned()),
+        ..PatchParams::default()
+    };
+    let result = api
+        .patch_status(&patch.key.name, &params, &Patch::Merge(&body))
+        .await;
+    let result = match result {
+        Ok(_) => Ok(()),
+        // It was deleted meanwhile.
+        Err(kube::Error::Api(status)) if status.code == 404 => Ok(()),
+        Err(error) => Err(in_words(error)),
+    };
+    (patch, result)
+}
+
+fn take_in(
+    done: Result<Written, tokio::task::JoinError>,
+    seen: &mut BTreeMap<Key, Seen>,
+    written: &mut BTreeMap<Key, Vec<Address>>,
+    failed: &mut Option<String>,
+) {
+    match done {
+        Ok((patch, Ok(()))) => {
+            let known = Seen {
+                uid: patch.uid,
+                addresses: patch.addresses.clone(),
+                ours: true,
+            };
+            seen.insert(patch.key.clone(), known);
+            if patch.addresses.is_empty() {
+                written.remove(&patch.key);
+            } else {
+                written.insert(patch.key, patch.addresses);
+            }
+        }
+        Ok((_, Err(problem))) => *failed = Some(problem),
+        Err(error) => *failed = Some(error.to_string()),
+    }
+}
+
+fn in_words(error: kube::Error) -> String {
+    match error {
+        kube::Error::Api(status) => format!("{} ({})", status.message, status.code),
+        kube::Error::SerdeError(_) => "the API server's answer can't be read".to_owned(),
+        error => error.to_string(),
+    }
+}
