@@ -1,24 +1,29 @@
-//! What the agents write back: the addresses in the status of our Ingresses, by the one agent that holds the Lease.
+//! What the agents write back: the addresses in the status of our Ingresses, and Events, by the one agent that holds the Lease.
 //!
 //! Runs on a thread of its own and sees what was published. Planning is pure ([`plan`]); here it is carried out, at a bounded rate, and
 //! only what differs is written.
 
+mod events;
 mod lease;
 mod plan;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::io;
+use std::sync::Arc;
 use std::thread::JoinHandle;
 use std::time::Duration;
 
+use ingress_core::diagnostic::Diagnostic;
 use k8s_openapi::api::core::v1::{Node, Service};
+use k8s_openapi::api::events::v1::Event;
 use k8s_openapi::api::networking::v1::{Ingress, IngressLoadBalancerIngress};
-use kube::api::{ListParams, Patch, PatchParams};
+use kube::api::{ListParams, Patch, PatchParams, PostParams};
 use kube::{Api, Client};
 use tokio::sync::watch;
 use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep, sleep_until};
 
+use self::events::Ledger;
 use self::lease::Election;
 use self::plan::{FIELD_MANAGER, Fights, Seen};
 use crate::config::{Address, Cluster, NodeAddress, PublishFrom};
@@ -30,6 +35,7 @@ use crate::translate;
 #[derive(Clone, Debug, Default)]
 pub struct View {
     pub objects: Objects,
+    pub diagnostics: Arc<[Diagnostic]>,
 }
 
 #[derive(Debug)]
@@ -66,16 +72,15 @@ const AGAIN: Duration = Duration::from_secs(5);
 const GAP: Duration = Duration::from_millis(4);
 const AT_ONCE: usize = 8;
 
-/// Starts the writer; without anything to write there is none.
+/// Starts the writer.
 ///
 /// # Errors
 /// When the thread can't be started, or nothing usable says how to reach the cluster.
-pub fn start(setup: Setup, views: watch::Receiver<View>) -> io::Result<Option<Handle>> {
+pub fn start(setup: Setup, views: watch::Receiver<View>) -> io::Result<Handle> {
     if setup.cluster.publish.from == PublishFrom::Nothing {
         tracing::info!(
             "the status of Ingresses is not written: none of --publish-address, --publish-service and --agent-service is set"
         );
-        return Ok(None);
     }
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
@@ -98,17 +103,20 @@ pub fn start(setup: Setup, views: watch::Receiver<View>) -> io::Result<Option<Ha
         let (leads, leading) = watch::channel(false);
         let (may_lead, standing) = watch::channel(false);
         let me = identity(&setup.cluster);
-        let election = Election::new(client.clone(), &namespace, me, leads);
+        let election = Election::new(client.clone(), &namespace, me.clone(), leads);
         let writer = Writer {
             client,
             setup,
+            me,
             views,
             leading,
             may_lead,
             seen: None,
             written: BTreeMap::new(),
             fights: Fights::default(),
+            ledger: Ledger::new(std::time::Instant::now()),
             told: None,
+            events_refused: false,
         };
         runtime.block_on(async {
             let election = tokio::spawn(election.run(standing));
@@ -118,10 +126,10 @@ pub fn start(setup: Setup, views: watch::Receiver<View>) -> io::Result<Option<Ha
         });
         runtime.shutdown_background();
     })?;
-    Ok(Some(Handle {
+    Ok(Handle {
         stop,
         thread: Some(thread),
-    }))
+    })
 }
 
 /// The pod's name, which nobody else has; else something by chance.
@@ -136,6 +144,7 @@ fn identity(cluster: &Cluster) -> String {
 struct Writer {
     client: Client,
     setup: Setup,
+    me: String,
     views: watch::Receiver<View>,
     leading: watch::Receiver<bool>,
     may_lead: watch::Sender<bool>,
@@ -144,8 +153,11 @@ struct Writer {
     /// What we wrote ourselves since we lead.
     written: BTreeMap<Key, Vec<Address>>,
     fights: Fights,
+    ledger: Ledger,
     /// The last problem, which is said once.
     told: Option<String>,
+    /// The same for Events.
+    events_refused: bool,
 }
 
 impl Writer {
@@ -167,7 +179,8 @@ impl Writer {
                         break;
                     }
                     self.stand();
-                    due.get_or_insert_with(|| Instant::now() + SETTLE);
+                    let soon = Instant::now() + SETTLE;
+                    due = Some(due.map_or(soon, |due| due.min(soon)));
                 }
                 changed = self.leading.changed() => {
                     if changed.is_err() {
@@ -186,11 +199,12 @@ impl Writer {
                         self.seen = None;
                         look_again = Instant::now() + LOOK_AGAIN;
                     }
-                    let work = tokio::select! {
-                        result = self.settle() => result,
+                    let (work, has_more) = tokio::select! {
+                        result = async { (self.settle().await, self.tell_authors().await) } => result,
                         _ = stopped.changed() => break,
                     };
-                    due = Some(Instant::now() + if work.is_ok() { LOOK_AGAIN } else { AGAIN });
+                    let soon = work.is_err() || has_more;
+                    due = Some(Instant::now() + if soon { AGAIN } else { LOOK_AGAIN });
                     self.tell(work);
                 }
             }
@@ -229,6 +243,9 @@ impl Writer {
 
     /// Brings every status to where it should be.
     async fn settle(&mut self) -> Result<(), String> {
+        if self.setup.cluster.publish.from == PublishFrom::Nothing {
+            return Ok(());
+        }
         let view = self.views.borrow_and_update().clone();
         let uid = |ingress: &Ingress| ingress.metadata.uid.clone().unwrap_or_default();
         let owned: BTreeMap<Key, String> = translate::owned(&view.objects, &self.setup.options)
@@ -260,6 +277,30 @@ impl Writer {
             take_in(done, seen, &mut self.written, &mut failed);
         }
         failed.map_or(Ok(()), Err)
+    }
+
+    /// Writes Events for what authors of objects can fix; true when more wait for the budget.
+    async fn tell_authors(&mut self) -> bool {
+        let view = self.views.borrow().clone();
+        for diagnostic in self.ledger.due(&view.diagnostics, std::time::Instant::now()) {
+            let (namespace, event) = events::event(&diagnostic, &view.objects, &self.me);
+            let api: Api<Event> = Api::namespaced(self.client.clone(), &namespace);
+            // One that is lost is told in the log, metrics and diagnostics all the same.
+            let result = api.create(&PostParams::default(), &event).await;
+            let refused = result.as_ref().err().map(|error| match error {
+                kube::Error::Api(status) => format!("{} ({})", status.message, status.code),
+                other => other.to_string(),
+            });
+            if let Some(why) = &refused
+                && !self.events_refused
+            {
+                tracing::warn!(
+                    "Events on objects can't be written (apiGroups [\"events.k8s.io\"], verb create): {why}"
+                );
+            }
+            self.events_refused = refused.is_some();
+        }
+        self.ledger.has_more(&view.diagnostics)
     }
 
     /// Reads all statuses; notes where somebody wrote over ours.

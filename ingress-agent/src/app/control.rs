@@ -82,6 +82,7 @@ pub(super) fn start_publisher(
         announce: Box::new(move |report| {
             views.send_replace(View {
                 objects: report.source.clone(),
+                diagnostics: Arc::clone(&report.diagnostics),
             });
             admin.publish(published(report));
             let _ = first.try_send(());
@@ -147,7 +148,9 @@ fn start_status(config: &Config, views: watch::Receiver<View>) -> Result<Option<
         cluster: (**cluster).clone(),
         options: config.served.translate_options(0),
     };
-    status::start(setup, views).context("the status of Ingresses cannot be written")
+    status::start(setup, views)
+        .map(Some)
+        .context("the status of Ingresses cannot be written")
 }
 
 /// Goes with a thread that the agent can't do without: should it panic, `/healthz` says so.
