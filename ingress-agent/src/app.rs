@@ -2,6 +2,7 @@
 //!
 //! Threads: source watch → publisher → (live state) ← workers, one a core; admin; access log writer. All are joined at the end.
 
+mod rejection;
 mod serving;
 mod succession;
 
@@ -24,6 +25,7 @@ use crate::admin::{self, AdminState, Published};
 use crate::config::Config;
 use crate::drain::Drain;
 use crate::kernel::Kernel;
+use crate::kernel::reject::Rejection;
 use crate::live::Live;
 use crate::proxy::upstream::IdleBudget;
 use crate::proxy::worker::{self, Equipment, Shared};
@@ -84,13 +86,15 @@ pub fn start(config: Config) -> Result<Running> {
         .transpose()?;
     let admin_address = admin_server.as_ref().map(admin::Admin::address).transpose()?;
 
+    let rejection = rejection::start(&config, &http, &https)?;
+    kernel.set_rejection(rejection.clone());
     let listeners: Vec<_> = http.iter().chain(&https).chain(&admin_address).copied().collect();
     let Publication {
         thread: publisher,
         live,
         watch,
         events,
-    } = start_publisher(&config, &state, &series, (started, &listeners))?;
+    } = start_publisher(&config, &state, &series, (started, &listeners), rejection.ok())?;
     let drain = Arc::new(Drain::default());
     let drain_timeout = config.drain_timeout;
     let shared = Arc::new(Shared {
@@ -301,6 +305,7 @@ fn start_publisher(
     state: &Arc<AdminState>,
     series: &metrics::collect::SharedSeries,
     (started, listeners): (Instant, &[SocketAddr]),
+    rejection: Option<Arc<Rejection>>,
 ) -> Result<Publication> {
     let (first, first_published) = mpsc::sync_channel(1);
     let admin = Arc::clone(state);
@@ -311,12 +316,21 @@ fn start_publisher(
         let _vital = &vital;
         let _ = resolved.send(Event::Resolved(answers));
     })?;
+    let coming = rejection.clone();
     let publisher = Publisher::new(Setup {
         options: config.served.translate_options(0),
         default_certificate: tls::self_signed()?,
         started,
         series: Arc::clone(series),
+        prepare: Box::new(move |snapshot| {
+            if let Some(rejection) = &coming {
+                rejection.before(snapshot);
+            }
+        }),
         announce: Box::new(move |report| {
+            if let Some(rejection) = &rejection {
+                rejection.after();
+            }
             admin.publish(published(report));
             let _ = first.try_send(());
         }),
