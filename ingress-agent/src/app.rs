@@ -3,6 +3,7 @@
 //! Threads: source watch → publisher → (live state) ← workers, one a core; admin; access log writer. All are joined at the end.
 
 mod control;
+mod rejection;
 mod serving;
 mod succession;
 
@@ -80,10 +81,12 @@ pub fn start(config: Config) -> Result<Running> {
         .transpose()?;
     let admin_address = admin_server.as_ref().map(admin::Admin::address).transpose()?;
 
+    let rejection = rejection::start(&config, &http, &https)?;
+    kernel.set_rejection(rejection.clone());
     let listeners: Vec<_> = http.iter().chain(&https).chain(&admin_address).copied().collect();
     // Before the first state, which a cluster may take its time for: the probes are told why.
     let admin_server = admin_server.map(admin::Admin::start).transpose()?;
-    let publication = start_publisher(&config, &state, &series, (started, &listeners))?;
+    let publication = start_publisher(&config, &state, &series, (started, &listeners), rejection.ok())?;
     let live = Arc::clone(&publication.live);
     let drain = Arc::new(Drain::default());
     let drain_timeout = config.drain_timeout;

@@ -9,7 +9,7 @@ pub mod flags;
 pub mod units;
 
 use std::fmt;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -230,6 +230,30 @@ pub struct Kernel {
     /// After a hand-over, for what is still open.
     #[serde(serialize_with = "units::as_text")]
     pub hand_over_timeout: Duration,
+    pub reject: Reject,
+}
+
+/// Early rejection of unmatched traffic.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct Reject {
+    /// `off` when `--kernel` is.
+    pub mode: HookMode,
+    /// Empty: nothing is judged anywhere.
+    pub interfaces: Vec<String>,
+    /// Judge headers in XDP.
+    pub xdp: bool,
+    pub names: HookMode,
+    /// Unmatched first segments a second from which `names: auto` rejects.
+    pub names_above: u32,
+    pub deny: Vec<IpNet>,
+    pub allow: Vec<IpNet>,
+    /// Where unserved ports are refused.
+    pub closed: Vec<IpAddr>,
+    /// New connections a second; 0 is unlimited.
+    pub by_source: u32,
+    pub in_total: u32,
+    /// Answer with a reset instead of silence.
+    pub answer: bool,
 }
 
 /// Whether something in the kernel is used.

@@ -6,13 +6,15 @@
 mod capability;
 pub mod control;
 mod object;
+pub mod reject;
 pub mod steering;
 mod trouble;
 
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
 use serde::{Deserialize, Serialize};
 
+use self::reject::{RejectView, Rejection};
 use self::steering::{AddressView, Steering};
 pub use self::trouble::{Cause, Hook, Step, Trouble};
 
@@ -20,6 +22,8 @@ pub use self::trouble::{Cause, Hook, Step, Trouble};
 #[derive(Debug)]
 pub struct Kernel {
     steering: Mutex<State>,
+    /// Set once, when it is known whether packets are judged; or why not.
+    rejection: OnceLock<Result<Arc<Rejection>, String>>,
 }
 
 /// One hook.
@@ -61,6 +65,9 @@ pub struct KernelView {
     pub steering: HookView,
     /// Served by steering, with what became of new connections.
     pub addresses: Vec<AddressView>,
+    /// Early rejection of unmatched traffic.
+    #[serde(default)]
+    pub rejection: RejectView,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -74,12 +81,14 @@ impl Kernel {
     pub fn off(why: Off) -> Self {
         Self {
             steering: Mutex::new(State::Off(why)),
+            rejection: OnceLock::new(),
         }
     }
 
     pub fn prepared(steering: Steering) -> Self {
         Self {
             steering: Mutex::new(State::Prepared(Box::new(steering))),
+            rejection: OnceLock::new(),
         }
     }
 
@@ -125,7 +134,23 @@ impl Kernel {
         }
     }
 
+    /// What judges packets, or why nothing does.
+    pub fn set_rejection(&self, rejection: Result<Arc<Rejection>, String>) {
+        let _ = self.rejection.set(rejection);
+    }
+
     pub fn view(&self) -> KernelView {
+        KernelView {
+            rejection: match self.rejection.get() {
+                Some(Ok(rejection)) => rejection.view(),
+                Some(Err(why)) => RejectView::off(why),
+                None => RejectView::off("not started"),
+            },
+            ..self.steering_view()
+        }
+    }
+
+    fn steering_view(&self) -> KernelView {
         match &*self.lock() {
             State::Off(why) => KernelView::off(why.to_string()),
             State::Prepared(_) => KernelView::off("prepared, not in force yet".into()),
@@ -135,6 +160,7 @@ impl Kernel {
                     reason: String::new(),
                 },
                 addresses: steering.addresses(),
+                rejection: RejectView::default(),
             },
         }
     }
@@ -159,6 +185,7 @@ impl KernelView {
         Self {
             steering: HookView { on: false, reason },
             addresses: Vec::new(),
+            rejection: RejectView::default(),
         }
     }
 }

@@ -66,6 +66,7 @@ pub struct Publisher {
     live: Arc<ArcSwap<Live>>,
     series: SharedSeries,
     announce: Box<dyn FnMut(Report) + Send>,
+    prepare: Box<dyn FnMut(&Snapshot) + Send>,
     options: Options,
     default_certificate: Arc<Certificate>,
     started: Instant,
@@ -99,6 +100,8 @@ pub struct Setup {
     pub series: SharedSeries,
     /// Called after each publication, on the publisher's thread.
     pub announce: Box<dyn FnMut(Report) + Send>,
+    /// Called with a snapshot right before it is in force, on the publisher's thread: for what must know it first.
+    pub prepare: Box<dyn FnMut(&Snapshot) + Send>,
     /// Told which names have to be resolved.
     pub want_names: Box<dyn FnMut(BTreeSet<String>) + Send>,
     /// Where we listen: no endpoint may lead back here.
@@ -117,6 +120,7 @@ impl Publisher {
             live: Arc::new(ArcSwap::from_pointee(live)),
             series: setup.series,
             announce: setup.announce,
+            prepare: setup.prepare,
             options: setup.options,
             default_certificate: setup.default_certificate,
             started: setup.started,
@@ -234,6 +238,7 @@ impl Publisher {
         self.series
             .store(Arc::new(LiveSeries::of(&snapshot, DEFAULT_LIMIT)));
         let certificates = CertificateStore::build(&translation, Some(default));
+        (self.prepare)(&snapshot);
         self.live.store(Arc::new(Live {
             generation: previous.generation + 1,
             snapshot: Arc::new(snapshot),

@@ -12,6 +12,7 @@ use tokio::sync::watch;
 
 use crate::admin::{AdminState, Published};
 use crate::config::{self, Config};
+use crate::kernel::reject::Rejection;
 use crate::live::Live;
 use crate::proxy::tls;
 use crate::publish::{Event, Publisher, Report, Setup, Trust};
@@ -63,6 +64,7 @@ pub(super) fn start_publisher(
     state: &Arc<AdminState>,
     series: &metrics::collect::SharedSeries,
     (started, listeners): (Instant, &[SocketAddr]),
+    rejection: Option<Arc<Rejection>>,
 ) -> Result<Publication> {
     let (first, first_published) = mpsc::sync_channel(1);
     let admin = Arc::clone(state);
@@ -74,12 +76,21 @@ pub(super) fn start_publisher(
         let _ = resolved.send(Event::Resolved(answers));
     })?;
     let (views, seen) = watch::channel(View::default());
+    let coming = rejection.clone();
     let publisher = Publisher::new(Setup {
         options: config.served.translate_options(0),
         default_certificate: tls::self_signed()?,
         started,
         series: Arc::clone(series),
+        prepare: Box::new(move |snapshot| {
+            if let Some(rejection) = &coming {
+                rejection.before(snapshot);
+            }
+        }),
         announce: Box::new(move |report| {
+            if let Some(rejection) = &rejection {
+                rejection.after();
+            }
             views.send_replace(View {
                 objects: report.source.clone(),
                 diagnostics: Arc::clone(&report.diagnostics),

@@ -6,6 +6,7 @@ use std::fmt;
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Capability {
     NetAdmin,
+    Perfmon,
     Bpf,
 }
 
@@ -13,6 +14,7 @@ impl Capability {
     const fn bit(self) -> u32 {
         match self {
             Self::NetAdmin => 12,
+            Self::Perfmon => 38,
             Self::Bpf => 39,
         }
     }
@@ -22,6 +24,7 @@ impl fmt::Display for Capability {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
             Self::NetAdmin => "CAP_NET_ADMIN",
+            Self::Perfmon => "CAP_PERFMON",
             Self::Bpf => "CAP_BPF",
         })
     }

@@ -12,12 +12,14 @@ use super::capability::{self, Capability};
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Hook {
     Steering,
+    Reject,
 }
 
 impl Hook {
     fn needs(self) -> &'static [Capability] {
         match self {
             Self::Steering => &[Capability::NetAdmin, Capability::Bpf],
+            Self::Reject => &[Capability::NetAdmin, Capability::Bpf, Capability::Perfmon],
         }
     }
 
@@ -25,6 +27,8 @@ impl Hook {
     fn since(self) -> (u32, u32) {
         match self {
             Self::Steering => (5, 9),
+            // tcx
+            Self::Reject => (6, 6),
         }
     }
 
@@ -33,6 +37,7 @@ impl Hook {
             Self::Steering => {
                 "the agent binds its addresses itself, and two agents cannot hand over to each other"
             }
+            Self::Reject => "unmatched traffic is answered by the agent itself",
         }
     }
 }
@@ -41,6 +46,7 @@ impl fmt::Display for Hook {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
             Self::Steering => "socket steering (sk_lookup)",
+            Self::Reject => "early rejection (tc, XDP)",
         })
     }
 }

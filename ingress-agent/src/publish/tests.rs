@@ -44,6 +44,7 @@ fn publisher() -> (Publisher, Arc<Mutex<Vec<Report>>>) {
         default_certificate: crate::proxy::tls::self_signed().unwrap(),
         started: Instant::now(),
         series: SharedSeries::default(),
+        prepare: Box::new(|_| ()),
         announce: Box::new(move |report| told.lock().unwrap().push(report)),
         want_names: Box::new(|_| {}),
         listeners: vec!["127.0.0.1:8080".parse().unwrap()],

@@ -173,6 +173,7 @@ static SERVED: LazyLock<Option<Served>> = LazyLock::new(|| {
         default_certificate: self_signed().ok()?,
         started: Instant::now(),
         series: SharedSeries::default(),
+        prepare: Box::new(|_| ()),
         announce: Box::new(|_| ()),
         want_names: Box::new(|_| ()),
         listeners: Vec::new(),

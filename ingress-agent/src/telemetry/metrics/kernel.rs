@@ -16,6 +16,14 @@ pub(super) fn render(page: &mut Page, view: &KernelView) {
         None,
         u8::from(view.steering.on),
     );
+    let hook = Labels::new().with("hook", "rejection");
+    page.sample(
+        "ingress_agent_kernel_hook",
+        &hook,
+        None,
+        u8::from(view.rejection.on),
+    );
+    rejection(page, view);
     page.family(
         "ingress_agent_steering_connections_total",
         "counter",
@@ -37,5 +45,23 @@ pub(super) fn render(page: &mut Page, view: &KernelView) {
                 count,
             );
         }
+    }
+}
+
+/// Interfaces are those that were named, so the labels are bounded.
+fn rejection(page: &mut Page, view: &KernelView) {
+    page.family(
+        "ingress_agent_kernel_verdicts_total",
+        "counter",
+        "Packets that early rejection judged, by interface and verdict; whether a verdict rejects or only counts is on the admin page /kernel.",
+    );
+    for count in &view.rejection.counts {
+        let labels = Labels::new().with("interface", &count.interface);
+        page.sample(
+            "ingress_agent_kernel_verdicts_total",
+            &labels,
+            Some(("verdict", &count.verdict)),
+            count.packets,
+        );
     }
 }

@@ -39,6 +39,7 @@ fn published() -> Published {
 
 fn steered() -> KernelView {
     KernelView {
+        rejection: crate::kernel::reject::RejectView::default(),
         steering: HookView {
             on: true,
             reason: String::new(),

@@ -1,0 +1,128 @@
+//! The maps of early rejection: writing what [`ingress_core::datapath`] says, reading what the programs counted.
+
+use aya::Ebpf;
+use aya::maps::lpm_trie::Key;
+use aya::maps::{Array, HashMap, LpmTrie, Map, MapData, MapError, PerCpuHashMap, RingBuf};
+use ingress_common::abi::ServedKey;
+use ingress_common::names::NameKey;
+use ingress_common::verdict::{CountKey, Judged, SETTING_ALLOW_LIST, Settings, SourceKey, Verdict};
+use ingress_core::datapath::Operation;
+
+use super::sample::Sample;
+use crate::kernel::trouble::{Hook, Step, Trouble};
+
+pub(super) struct Tables {
+    settings: Array<MapData, Settings>,
+    judged: HashMap<MapData, ServedKey, Judged>,
+    sources: LpmTrie<MapData, SourceKey, u32>,
+    ingress: HashMap<MapData, [u8; 16], u32>,
+    names: HashMap<MapData, NameKey, u32>,
+    counts: PerCpuHashMap<MapData, CountKey, u64>,
+    samples: RingBuf<MapData>,
+}
+
+/// Samples that are read at once; the rest waits for the next time.
+const MOST_SAMPLES: usize = 64;
+
+impl Tables {
+    pub(super) fn take(ebpf: &mut Ebpf) -> Result<Self, Trouble> {
+        Ok(Self {
+            settings: take(ebpf, "REJECT_SETTINGS")?,
+            judged: take(ebpf, "JUDGED")?,
+            sources: take(ebpf, "SOURCES")?,
+            ingress: take(ebpf, "INGRESS")?,
+            names: take(ebpf, "NAMES")?,
+            counts: take(ebpf, "REJECT_COUNTS")?,
+            samples: take(ebpf, "SAMPLES")?,
+        })
+    }
+
+    pub(super) fn set(&mut self, settings: &Settings) -> Result<(), Trouble> {
+        self.settings.set(0, settings, 0).map_err(|error| filling(&error))
+    }
+
+    /// In their order; stops at the first that fails.
+    pub(super) fn apply(&mut self, operations: &[Operation], settings: &mut Settings) -> Result<(), Trouble> {
+        for operation in operations {
+            self.write(operation, settings).map_err(|error| filling(&error))?;
+        }
+        Ok(())
+    }
+
+    fn write(&mut self, operation: &Operation, settings: &mut Settings) -> Result<(), MapError> {
+        match *operation {
+            Operation::AddName(name) => self.names.insert(name, 1, 0),
+            Operation::RemoveName(name) => gone(self.names.remove(&name)),
+            Operation::Judge(place, judged) => self.judged.insert(place.key(), judged, 0),
+            Operation::LeaveAlone(place) => gone(self.judged.remove(&place.key())),
+            Operation::List(network, entry) => {
+                let key = Key::new(network.prefix_bits, network.key);
+                self.sources.insert(&key, entry, 0)
+            }
+            Operation::Unlist(network) => {
+                gone(self.sources.remove(&Key::new(network.prefix_bits, network.key)))
+            }
+            Operation::AddIngress(address) => self.ingress.insert(address, 1, 0),
+            Operation::RemoveIngress(address) => gone(self.ingress.remove(&address)),
+            Operation::AllowList(on) => {
+                settings.flags &= !SETTING_ALLOW_LIST;
+                if on {
+                    settings.flags |= SETTING_ALLOW_LIST;
+                }
+                self.settings.set(0, &*settings, 0)
+            }
+        }
+    }
+
+    /// Summed over the CPUs.
+    pub(super) fn counts(&self) -> Vec<(CountKey, u64)> {
+        let entries = self.counts.iter().filter_map(Result::ok);
+        entries.map(|(key, each)| (key, each.iter().sum())).collect()
+    }
+
+    /// First segments that name what nobody serves.
+    pub(super) fn unmatched(&self) -> u64 {
+        let unmatched = [
+            Verdict::TlsNameUnknown as u32,
+            Verdict::HttpHostUnknown as u32,
+            Verdict::MalformedHello as u32,
+        ];
+        let counts = self.counts().into_iter();
+        counts
+            .filter(|(key, _)| unmatched.contains(&key.verdict))
+            .map(|(_, packets)| packets)
+            .sum()
+    }
+
+    pub(super) fn samples(&mut self) -> Vec<Sample> {
+        let mut samples = Vec::new();
+        while samples.len() < MOST_SAMPLES
+            && let Some(entry) = self.samples.next()
+        {
+            samples.extend(Sample::read(&entry));
+        }
+        samples
+    }
+}
+
+/// What is not there need not be removed.
+fn gone(removed: Result<(), MapError>) -> Result<(), MapError> {
+    match removed {
+        Err(MapError::KeyNotFound) => Ok(()),
+        other => other,
+    }
+}
+
+fn filling(error: &MapError) -> Trouble {
+    Trouble::from_aya(Hook::Reject, Step::Fill, error)
+}
+
+fn take<M: TryFrom<Map, Error: std::error::Error + 'static>>(
+    ebpf: &mut Ebpf,
+    name: &str,
+) -> Result<M, Trouble> {
+    let map = ebpf
+        .take_map(name)
+        .ok_or_else(|| Trouble::unfit(Hook::Reject, Step::Maps, format!("the object has no map {name}")))?;
+    M::try_from(map).map_err(|error| Trouble::from_aya(Hook::Reject, Step::Maps, &error))
+}
