@@ -37,10 +37,11 @@ pub(crate) enum Profile {
 /// Builds one package's programs and gives their folder.
 pub(crate) fn build(package: &str, profile: Profile) -> anyhow::Result<PathBuf> {
     let mut command = cargo();
-    command.args(["build", "--package", package, "--bins"]);
-    if profile == Profile::Release {
-        command.arg("--release");
-    }
+    match profile {
+        // With the features of the whole workspace, as the tests are built: otherwise half of the dependencies are built twice.
+        Profile::Dev => command.args(["build", "--workspace", "--bins"]),
+        Profile::Release => command.args(["build", "--release", "--package", package, "--bins"]),
+    };
     let status = command.status().context("start cargo")?;
     if !status.success() {
         bail!("cargo build --package {package} failed: {status}");

@@ -10,7 +10,7 @@ use super::*;
 use crate::compile::compile;
 use crate::fixture::*;
 use crate::name::Kind;
-use crate::resource::{CertificateBinding, CertificateKey, Resources, RouteSpec, Seniority, UnownedHost};
+use crate::resource::{CertificateBinding, CertificateKey, Resources, Seniority, UnownedHost};
 
 const HTTP: &str = "198.51.100.2:80";
 const HTTPS: &str = "[2001:db8::2]:443";

@@ -375,3 +375,13 @@ fn a_distance_is_the_number_of_slips() {
         assert_eq!(distance(a.as_bytes(), b.as_bytes()), expected);
     }
 }
+
+#[test]
+fn the_page_of_the_annotations_is_what_the_table_makes_it() {
+    let path = concat!(env!("CARGO_MANIFEST_DIR"), "/../docs/annotations.md");
+    let page = std::fs::read_to_string(path).unwrap_or_default();
+    assert!(
+        page == crate::translate::annotations_markdown(),
+        "run: cargo run -p ingress-agent -- docs annotations > docs/annotations.md"
+    );
+}
