@@ -1,6 +1,6 @@
 //! The two bodies of a request: what the client sends (limited and counted) and what the client gets.
 //!
-//! Knows hyper's server body and [`UpstreamBody`]; knows nothing of routes or connections.
+//! Knows the bodies of both servers and [`UpstreamBody`]; knows nothing of routes or connections.
 
 use std::cell::Cell;
 use std::mem;
@@ -13,6 +13,8 @@ use bytes::Bytes;
 use http::HeaderMap;
 use http_body::{Body, Frame, SizeHint};
 use hyper::body::Incoming;
+
+use super::wire::ClientBody as Http1Body;
 
 use crate::error::ProxyError;
 use crate::proxy::upstream::UpstreamBody;
@@ -53,8 +55,10 @@ struct Gap {
 #[cfg(test)]
 pub(crate) type FrameSender = tokio::sync::mpsc::UnboundedSender<Result<Frame<Bytes>, ProxyError>>;
 
-enum Source {
-    Client(Incoming),
+/// Where a client's body comes from.
+pub(crate) enum Source {
+    Http1(Http1Body),
+    Http2(Incoming),
     #[cfg(test)]
     Script(
         tokio::sync::mpsc::UnboundedReceiver<Result<Frame<Bytes>, ProxyError>>,
@@ -62,13 +66,34 @@ enum Source {
     ),
 }
 
+impl Source {
+    fn is_end_stream(&self) -> bool {
+        match self {
+            Self::Http1(body) => body.is_end_stream(),
+            Self::Http2(body) => body.is_end_stream(),
+            #[cfg(test)]
+            Self::Script(_, length) => *length == Some(0),
+        }
+    }
+
+    /// What the client announced.
+    pub(crate) fn size_hint(&self) -> SizeHint {
+        match self {
+            Self::Http1(body) => body.size_hint(),
+            Self::Http2(body) => body.size_hint(),
+            #[cfg(test)]
+            Self::Script(_, length) => length.map_or_else(SizeHint::default, SizeHint::with_exact),
+        }
+    }
+}
+
 impl RequestBody {
     /// Refuses at once what announces more than `limit` bytes (`Content-Length`).
-    pub fn new(incoming: Incoming, limit: Option<u64>) -> Result<Self, ProxyError> {
-        if incoming.is_end_stream() {
+    pub(crate) fn new(source: Source, limit: Option<u64>) -> Result<Self, ProxyError> {
+        if source.is_end_stream() {
             return Ok(Self::empty());
         }
-        let body = Self::from_source(Source::Client(incoming), limit);
+        let body = Self::from_source(source, limit);
         body.refuse_announced_excess()?;
         Ok(body)
     }
@@ -182,7 +207,8 @@ impl Body for RequestBody {
             return Poll::Ready(Some(Ok(Frame::data(data))));
         }
         let polled = match &mut this.source {
-            Source::Client(incoming) => Pin::new(incoming)
+            Source::Http1(body) => Pin::new(body).poll_frame(cx),
+            Source::Http2(incoming) => Pin::new(incoming)
                 .poll_frame(cx)
                 .map_err(|error| client_error(&error)),
             #[cfg(test)]
@@ -210,12 +236,7 @@ impl Body for RequestBody {
 
     fn is_end_stream(&self) -> bool {
         let Some(this) = &self.0 else { return true };
-        this.returned.is_none()
-            && match &this.source {
-                Source::Client(incoming) => incoming.is_end_stream(),
-                #[cfg(test)]
-                Source::Script(_, length) => *length == Some(0),
-            }
+        this.returned.is_none() && this.source.is_end_stream()
     }
 
     fn size_hint(&self) -> SizeHint {
@@ -224,7 +245,7 @@ impl Body for RequestBody {
         };
         let returned = this.returned.as_ref().map_or(0, |data| data.len() as u64);
         let rest = match &this.source {
-            Source::Client(incoming) => incoming.size_hint(),
+            source @ (Source::Http1(_) | Source::Http2(_)) => source.size_hint(),
             #[cfg(test)]
             Source::Script(_, Some(length)) => SizeHint::with_exact(length.saturating_sub(this.received)),
             #[cfg(test)]
@@ -255,7 +276,7 @@ fn client_error(error: &hyper::Error) -> ProxyError {
     }
 }
 
-/// What hyper's server sends to the client.
+/// What the servers send to the client.
 pub enum ResponseBody {
     Empty,
     Full(Bytes),
