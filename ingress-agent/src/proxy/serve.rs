@@ -207,12 +207,12 @@ impl Opening {
         refused::tell(&connection, HttpVersion::Http11);
         match ended {
             Ok(End::Tunnel) => {
-                if let (Some(tunnel), Some((stream, early))) =
-                    (connection.tunnel.take(), server.into_stream())
-                {
-                    carry(tunnel, Prefixed::with(early, stream)).await;
-                }
-                return;
+                return match (connection.tunnel.take(), server.into_stream()) {
+                    (Some(tunnel), Some((stream, early))) => {
+                        carry(tunnel, Prefixed::with(early, stream)).await;
+                    }
+                    _ => self.closed("an upgrade that left no tunnel"),
+                };
             }
             Ok(End::Closed) => {}
             Err(error) => self.closed(error),
