@@ -7,7 +7,6 @@ mod answer;
 mod bell;
 pub mod body;
 mod forward;
-mod lent;
 pub mod listener;
 mod prefixed;
 pub mod proxy_protocol;

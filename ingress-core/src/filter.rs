@@ -23,7 +23,7 @@ pub use affinity::{set_cookie, sticky_cookie};
 pub use canary::{choose_backend, choose_canary, choose_cluster};
 pub use cors::response_edits as cors_response_edits;
 pub use forwarded::{Client, Forwarding, Hop};
-pub use headers::{Edit, apply, remove_hop_by_hop, request_edits, response_edits, set_apart};
+pub use headers::{Edit, apply, make_way, remove_hop_by_hop, request_edits, response_edits};
 pub use rewrite::{rewrite_path, rewrite_target};
 pub use source::is_allowed;
 

@@ -353,6 +353,27 @@ fn resets_in_every_phase_leave_nothing_behind() {
 }
 
 #[test]
+fn a_client_that_resets_while_its_backend_is_silent_is_noticed_and_counted_long_before_the_read_timeout() {
+    let silent = RawBackend::scripted(vec![
+        Step::Expect(b"\r\n\r\n".to_vec()),
+        Step::Wait(Duration::from_secs(50)),
+    ])
+    .unwrap();
+    let site = Site::with(&[silent.address()], &[], &[]);
+    let mut leaving = site.client();
+    leaving.send(get("/")).unwrap();
+    silent.wait_for(|received| !received.is_empty()).unwrap();
+    leaving.reset().unwrap();
+    site.agent
+        .wait_until("the reset is counted", |agent| {
+            let gone = agent.metric("ingress_agent_answers_total", &["reason=\"client_closed\""])?;
+            Ok(gone >= 1.0)
+        })
+        .unwrap();
+    site.assert_well();
+}
+
+#[test]
 fn plain_http_on_the_tls_port_is_told_so() {
     let (backend, site) = site(&[]);
     for request in [

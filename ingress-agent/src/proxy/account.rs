@@ -32,8 +32,6 @@ pub(crate) struct Account {
     connection: Rc<Connection>,
     /// The request head. Fields that the backend does not get are taken out on the way.
     pub(crate) parts: Parts,
-    /// The Host field, kept when it is taken out of `parts`.
-    pub(crate) host: Option<HeaderValue>,
     pub(crate) request_id: Option<HeaderValue>,
     started: Instant,
     pub(crate) client: IpAddr,
@@ -56,7 +54,6 @@ pub(crate) struct Account {
 impl Account {
     pub(crate) fn open(connection: &Rc<Connection>, parts: Parts) -> Box<Self> {
         Box::new(Self {
-            host: parts.headers.get(HOST).cloned(),
             connection: Rc::clone(connection),
             parts,
             request_id: None,
@@ -95,6 +92,11 @@ impl Account {
             account: None,
         };
         (response.map(|()| served), self)
+    }
+
+    /// When the request began, in the balancer's time.
+    pub(crate) fn began(&self) -> Duration {
+        self.connection.worker.since_start(self.started)
     }
 
     pub(crate) fn now(&self) -> Duration {
@@ -148,7 +150,7 @@ impl Account {
             }),
             method: self.parts.method.as_str().as_bytes(),
             host: host
-                .or(self.host.as_ref().map(HeaderValue::as_bytes))
+                .or(headers.get(HOST).map(HeaderValue::as_bytes))
                 .unwrap_or_default(),
             target: self
                 .parts

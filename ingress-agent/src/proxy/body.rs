@@ -1,6 +1,6 @@
 //! The two bodies of a request: what the client sends (limited and counted) and what the client gets.
 //!
-//! Knows hyper's server body and [`UpstreamBody`]; knows nothing of routes or connections.
+//! Knows the bodies of both servers and [`UpstreamBody`]; knows nothing of routes or connections.
 
 use std::cell::Cell;
 use std::future::poll_fn;
@@ -14,6 +14,8 @@ use bytes::Bytes;
 use http::HeaderMap;
 use http_body::{Body, Frame, SizeHint};
 use hyper::body::Incoming;
+
+use super::wire::ClientBody as Http1Body;
 
 use crate::error::ProxyError;
 use crate::proxy::upstream::UpstreamBody;
@@ -58,8 +60,10 @@ struct Gap {
 #[cfg(test)]
 pub(crate) type FrameSender = tokio::sync::mpsc::UnboundedSender<Result<Frame<Bytes>, ProxyError>>;
 
-enum Source {
-    Client(Incoming),
+/// Where a client's body comes from.
+pub(crate) enum Source {
+    Http1(Http1Body),
+    Http2(Incoming),
     #[cfg(test)]
     Script(Script),
 }
@@ -67,7 +71,7 @@ enum Source {
 /// What the test sends, and the part of the announced length that it has not sent yet. As in HTTP/1 the length is the end, unless it
 /// stands for a stream that has an end of its own.
 #[cfg(test)]
-struct Script {
+pub(crate) struct Script {
     frames: tokio::sync::mpsc::UnboundedReceiver<Result<Frame<Bytes>, ProxyError>>,
     left: Option<u64>,
     stream: bool,
@@ -95,11 +99,11 @@ impl Script {
 
 impl RequestBody {
     /// Refuses at once what announces more than `limit` bytes (`Content-Length`).
-    pub fn new(incoming: Incoming, limit: Option<u64>) -> Result<Self, ProxyError> {
-        if incoming.is_end_stream() {
+    pub(crate) fn new(source: Source, limit: Option<u64>) -> Result<Self, ProxyError> {
+        if source.has_ended() {
             return Ok(Self::empty());
         }
-        let body = Self::from_source(Source::Client(incoming), limit);
+        let body = Self::from_source(source, limit);
         body.refuse_announced_excess()?;
         Ok(body)
     }
@@ -331,7 +335,8 @@ impl Body for RequestBody {
 impl Source {
     fn poll_frame(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, ProxyError>>> {
         match self {
-            Self::Client(incoming) => Pin::new(incoming)
+            Self::Http1(body) => Pin::new(body).poll_frame(cx),
+            Self::Http2(incoming) => Pin::new(incoming)
                 .poll_frame(cx)
                 .map_err(|error| client_error(&error)),
             #[cfg(test)]
@@ -341,15 +346,18 @@ impl Source {
 
     fn has_ended(&self) -> bool {
         match self {
-            Self::Client(incoming) => incoming.is_end_stream(),
+            Self::Http1(body) => body.is_end_stream(),
+            Self::Http2(incoming) => incoming.is_end_stream(),
             #[cfg(test)]
             Self::Script(script) => script.has_ended(),
         }
     }
 
-    fn size_hint(&self) -> SizeHint {
+    /// What is still to come of what the client announced.
+    pub(crate) fn size_hint(&self) -> SizeHint {
         match self {
-            Self::Client(incoming) => incoming.size_hint(),
+            Self::Http1(body) => body.size_hint(),
+            Self::Http2(incoming) => incoming.size_hint(),
             #[cfg(test)]
             Self::Script(script) => script.left.map_or_else(SizeHint::default, SizeHint::with_exact),
         }
@@ -377,7 +385,7 @@ fn client_error(error: &hyper::Error) -> ProxyError {
     }
 }
 
-/// What hyper's server sends to the client.
+/// What the servers send to the client.
 pub enum ResponseBody {
     Empty,
     Full(Bytes),

@@ -6,9 +6,9 @@ use std::sync::Arc;
 
 use http::header::SET_COOKIE;
 use http::uri::PathAndQuery;
-use http::{HeaderMap, HeaderName, HeaderValue, StatusCode};
+use http::{HeaderMap, HeaderValue, StatusCode};
 use ingress_core::balance::{LiveEndpoint, NothingToPick, PickRequest, hash_bytes};
-use ingress_core::filter;
+use ingress_core::filter::{self, Edit};
 use ingress_core::reason::Reason;
 use ingress_core::resource::Balance;
 use ingress_core::snapshot::{Cluster, Route};
@@ -26,7 +26,7 @@ pub(crate) struct Outgoing {
     pub(crate) target: PathAndQuery,
     pub(crate) host: HeaderValue,
     /// Where the request came from; sent after the head's own fields.
-    pub(crate) extra: Vec<(HeaderName, HeaderValue)>,
+    pub(crate) extra: Vec<Edit>,
     pub(crate) websocket: bool,
     /// The client came by HTTPS: cookies may be `Secure`.
     pub(crate) https: bool,
@@ -128,7 +128,12 @@ fn pick(
         hash: hash(balance, account),
         sticky: affinity.and_then(|affinity| filter::sticky_cookie(affinity, &account.parts.headers)),
         tried,
-        now: worker.now(),
+        // One look at the clock less for all but those that try again.
+        now: if tried.is_empty() {
+            account.began()
+        } else {
+            worker.now()
+        },
     };
     cluster
         .endpoints()

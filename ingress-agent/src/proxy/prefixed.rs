@@ -22,6 +22,19 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Prefixed<S> {
         }
     }
 
+    /// The same for what was read already.
+    pub(crate) fn with(first: Vec<u8>, stream: S) -> Self {
+        Self {
+            first,
+            given: 0,
+            stream,
+        }
+    }
+
+    pub(crate) fn get_ref(&self) -> &S {
+        &self.stream
+    }
+
     /// Reads more of the stream without consuming it; 0 at its end.
     pub(crate) async fn look(&mut self) -> io::Result<usize> {
         self.first.reserve(2048);

@@ -11,7 +11,6 @@ use http::header::{CONNECTION, CONTENT_TYPE, HOST};
 use http::request::Parts;
 use http::uri::PathAndQuery;
 use http::{HeaderMap, HeaderName, HeaderValue, Method, Request, Response, Version};
-use hyper::body::{Body as _, Incoming};
 use ingress_core::filter::{self, Client, Decision, Edit, Hop, RequestFacts};
 use ingress_core::host::RequestHost;
 use ingress_core::matching::{Miss, RequestView};
@@ -21,7 +20,7 @@ use ingress_core::snapshot::Route;
 
 use super::account::{Account, Served};
 use super::answer;
-use super::body::{RequestBody, ResponseBody};
+use super::body::{RequestBody, ResponseBody, Source};
 use super::forward::{self, Outgoing};
 use super::serve::{Connection, Tunnel};
 use super::wire;
@@ -31,7 +30,7 @@ use crate::telemetry::record::Listener;
 /// Answers one request; an error is an answer too, unless nobody is left to read it.
 pub(crate) async fn handle(
     connection: Rc<Connection>,
-    request: Request<Incoming>,
+    request: Request<Source>,
 ) -> Result<Response<Served>, ProxyError> {
     let (parts, incoming) = request.into_parts();
     let mut account = Account::open(&connection, parts);
@@ -45,13 +44,11 @@ pub(crate) async fn handle(
                 timeouts.read.max(timeouts.send)
             });
             *connection.tunnel.borrow_mut() = Some(Tunnel { io, account, idle });
-            connection.gate.start_tunnel();
             return Ok(response);
         }
         Err(error) => answer::to_error(&connection, &mut account, error)?,
     };
-    connection.gate.resume_http();
-    // An own answer does not wait for the rest of the body; hyper then closes, which the client must be told (RFC 9112, 9.6).
+    // An own answer does not wait for the rest of the body; then the connection closes, which the client must be told (RFC 9112, 9.6).
     let body_left = account.reason.is_some() && (unknown_length || connection.gate.is_body_open());
     if account.parts.version != Version::HTTP_2 && (body_left || connection.gate.is_draining()) {
         response.headers_mut().insert(CONNECTION, CLOSE);
@@ -74,7 +71,7 @@ pub(crate) enum Outcome {
 async fn serve(
     connection: &Connection,
     account: &mut Account,
-    incoming: Incoming,
+    incoming: Source,
 ) -> Result<Outcome, ProxyError> {
     if account.parts.version == Version::HTTP_2 {
         wire::check_h2_head(&account.parts, connection.worker.limits())?;
@@ -284,17 +281,16 @@ fn outgoing(
         .forwarding
         .edits(hop, client, &account.parts.headers);
     let headers = &mut account.parts.headers;
-    headers.remove(HOST);
     filter::remove_hop_by_hop(headers);
     join_cookies(headers, account.parts.version);
     account.request_id = forwarded
         .iter()
         .find_map(request_id)
         .or_else(|| headers.get(X_REQUEST_ID).cloned());
-    let extra = filter::set_apart(headers, forwarded);
+    filter::make_way(headers, &forwarded);
     filter::apply(headers, filter::request_edits(route));
     Ok(Outgoing {
-        extra,
+        extra: forwarded,
         target: outgoing_target(route, asked, target)?,
         host: route
             .policy

@@ -1,4 +1,4 @@
-//! From an accepted socket to hyper: PROXY protocol, TLS, which HTTP it is, the gate, and the end of the connection.
+//! From an accepted socket to its server: PROXY protocol, TLS, which HTTP it is, the gate, and the end of the connection.
 
 use std::cell::{Cell, RefCell};
 use std::fmt;
@@ -11,24 +11,24 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use http::HeaderValue;
-use hyper::server::conn::{http1, http2};
+use hyper::server::conn::http2;
 use hyper::service::service_fn;
-use hyper_util::rt::{TokioIo, TokioTimer};
+use hyper_util::rt::TokioTimer;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio::time::timeout;
 
 use super::account::Account;
-use super::lent::lend;
+use super::body::Source;
 use super::prefixed::Prefixed;
-use super::proxy_protocol::{self, Source, Verdict};
+use super::proxy_protocol::{self, Verdict};
 use super::refused;
 use super::request;
 use super::stream_task::{Pace, StreamExecutor};
 use super::tunnel;
 use super::upstream::UpstreamIo;
 use super::wire::detect::{self, Speaks};
-use super::wire::{self, Gate, GateHandle, Refusal};
+use super::wire::{self, ClientStream, End, Gate, GateHandle, Refusal, Server};
 use super::worker::{ConnectionSlot, Worker};
 use crate::config::ProxyProtocol;
 use crate::telemetry::metrics::{self, TlsOutcome};
@@ -49,7 +49,7 @@ pub(crate) struct Connection {
     pub(crate) local_port_text: HeaderValue,
     pub(crate) tls: Option<TlsFacts>,
     pub(crate) gate: GateHandle,
-    /// Left by a request whose upgrade the backend granted; begins when hyper has sent the 101.
+    /// Left by a request whose upgrade the backend granted; begins when the 101 has gone out.
     pub(crate) tunnel: RefCell<Option<Tunnel>>,
     /// The gate's refusal is in a request's own account.
     pub(crate) refusal_told: Cell<bool>,
@@ -133,7 +133,7 @@ impl Opening {
             return;
         };
         match detected {
-            Ok((Speaks::Http1, first)) => self.http1(stream, first, None).await,
+            Ok((Speaks::Http1, first)) => self.http1(ClientStream::Plain(stream), first, None).await,
             Ok((Speaks::Http2, first)) => self.http2(stream, first, None).await,
             Ok((Speaks::Tls, _)) => {
                 self.closed("TLS on a plain HTTP port");
@@ -159,7 +159,7 @@ impl Opening {
             FirstBytes::Other => {}
         }
         let acceptor = tokio_rustls::TlsAcceptor::from(Arc::clone(&self.worker.shared.tls));
-        let stream = match timeout(wait, acceptor.accept(stream)).await {
+        let stream = match timeout(wait, Box::pin(acceptor.accept(stream))).await {
             Ok(Ok(stream)) => stream,
             Ok(Err(error)) => {
                 self.worker.shard.tls_handshake(TlsOutcome::Failed);
@@ -182,34 +182,22 @@ impl Opening {
         if session.alpn_protocol() == Some(b"h2") {
             self.http2(stream, Vec::new(), Some(facts)).await;
         } else {
+            let stream = ClientStream::Tls(Box::new(stream));
             self.http1(stream, Vec::new(), Some(facts)).await;
         }
     }
 
-    async fn http1<S>(mut self, stream: S, first: Vec<u8>, tls: Option<TlsFacts>)
-    where
-        S: AsyncRead + AsyncWrite + Unpin + 'static,
-    {
+    async fn http1(mut self, stream: ClientStream, first: Vec<u8>, tls: Option<TlsFacts>) {
         self.counted.speaks(HttpVersion::Http11);
-        let limits = Arc::clone(self.worker.limits());
-        let (gate, handle) = Gate::http1(stream, first, Arc::clone(&limits));
+        let (server, handle) = Server::new(stream, &first, Arc::clone(self.worker.limits()));
+        drop(first);
         let mut bell = self.worker.bell.ear();
         let connection = self.established(tls, handle.clone());
-        let service = {
-            let connection = Rc::clone(&connection);
-            service_fn(move |request| request::handle(Rc::clone(&connection), request))
-        };
-        let (gate, home) = lend(gate);
         let ended = {
-            let serving = http1::Builder::new()
-                .half_close(true)
-                .header_read_timeout(None)
-                .max_headers(limits.hyper_max_headers())
-                .max_buf_size(limits.hyper_max_buf_size())
-                .serve_connection(gate, service);
+            let serving =
+                server.serve(|request| request::handle(Rc::clone(&connection), request.map(Source::Http1)));
             let mut serving = pin!(serving);
             poll_fn(|cx| {
-                // hyper's own graceful shutdown would close a connection whose request has arrived but was not read yet.
                 if bell.poll_rung(cx) {
                     handle.begin_drain();
                 }
@@ -218,17 +206,19 @@ impl Opening {
             .await
         };
         refused::tell(&connection, HttpVersion::Http11);
-        if let Err(error) = ended {
-            self.closed(error);
-        }
-        let Some(mut gate) = home.take() else { return };
-        match connection.tunnel.take() {
-            Some(tunnel) if handle.is_tunnel() => carry(tunnel, gate).await,
-            // hyper does not shut down after an upgrade that was asked for and not granted; the gate's last word is said here.
-            _ => {
-                let _ = gate.shutdown().await;
+        match ended {
+            Ok(End::Tunnel) => {
+                return match (connection.tunnel.take(), server.into_stream()) {
+                    (Some(tunnel), Some((stream, early))) => {
+                        carry(tunnel, Prefixed::with(early, stream)).await;
+                    }
+                    _ => self.closed("an upgrade that left no tunnel"),
+                };
             }
+            Ok(End::Closed) => {}
+            Err(error) => self.closed(error),
         }
+        let _ = server.shutdown().await;
     }
 
     async fn http2<S>(mut self, stream: S, first: Vec<u8>, tls: Option<TlsFacts>)
@@ -247,7 +237,8 @@ impl Opening {
                 let connection = Rc::clone(&connection);
                 async move {
                     let pace = Rc::clone(&connection.pace);
-                    pace.watch(request::handle(connection, request)).await
+                    pace.watch(request::handle(connection, request.map(Source::Http2)))
+                        .await
                 }
             })
         };
@@ -325,10 +316,10 @@ async fn before_the_end<T>(worker: &Worker, beginning: impl Future<Output = T>) 
 /// How long a last word to a client may take.
 const GOODBYE: Duration = Duration::from_secs(1);
 
-/// hyper has sent the 101 and let go of the gate: from here bytes pass both ways.
-async fn carry<S: AsyncRead + AsyncWrite + Unpin>(tunnel: Tunnel, gate: Gate<S>) {
+/// The 101 has gone out: from here bytes pass both ways.
+async fn carry(tunnel: Tunnel, client: Prefixed<ClientStream>) {
     let Tunnel { io, account, idle } = tunnel;
-    let carried = tunnel::run(TokioIo::new(gate), io, idle).await;
+    let carried = tunnel::run(client, io, idle).await;
     account.tunnelled(carried.up, carried.down);
 }
 
@@ -363,8 +354,8 @@ async fn read_proxy_header(
         Err(_elapsed) => return Err("its PROXY header took too long"),
     };
     let client = match source {
-        Source::Client(client) => SocketAddr::new(client.ip().to_canonical(), client.port()),
-        Source::Peer => peer,
+        proxy_protocol::Source::Client(client) => SocketAddr::new(client.ip().to_canonical(), client.port()),
+        proxy_protocol::Source::Peer => peer,
     };
     Ok((stream, client))
 }

@@ -8,7 +8,8 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use http::{HeaderMap, HeaderName, HeaderValue, Method, Response, StatusCode};
+use http::{HeaderMap, HeaderValue, Method, Response, StatusCode};
+use ingress_core::filter::Edit;
 use ingress_core::resource::{Protocol, Timeouts};
 
 use crate::error::ProxyError;
@@ -93,10 +94,10 @@ pub struct RequestHead<'a> {
     /// Path and query, as sent.
     pub target: &'a str,
     pub host: &'a HeaderValue,
-    /// Without hop-by-hop fields and Host. Content-Length and Transfer-Encoding are passed over: the body decides.
+    /// Without hop-by-hop fields. Host is passed over, and so are Content-Length and Transfer-Encoding: the body decides.
     pub headers: &'a HeaderMap,
-    /// Sent after `headers`, so that forwarded fields need no new map.
-    pub extra: &'a [(HeaderName, HeaderValue)],
+    /// What these add is sent after `headers`, so that forwarded fields need no new map.
+    pub extra: &'a [Edit],
     /// Ask for an upgrade to `websocket` (HTTP/1.1 only).
     pub websocket: bool,
 }
@@ -175,8 +176,8 @@ impl Upstreams {
 
 impl Shared {
     async fn send_http1(&self, call: &mut Call<'_>, mut body: RequestBody) -> Result<Reply, Failed> {
-        if let Some(connection) = self.kept(call) {
-            let started = Instant::now();
+        let started = Instant::now();
+        if let Some(connection) = self.kept(call, started) {
             match http1::exchange(self, connection, true, call, body).await {
                 Ok(answer) => return Ok(reply(answer, None, started)),
                 Err(failed) => body = failed.repeatable(call.head.method)?,
@@ -212,11 +213,12 @@ impl Shared {
         Err(Failed::before(ProxyError::UpstreamReset { idle: true }, body))
     }
 
-    fn kept(&self, call: &Call<'_>) -> Option<Connection> {
+    fn kept(&self, call: &Call<'_>, now: Instant) -> Option<Connection> {
         if call.proxy_header.is_some() {
             return None;
         }
-        self.pool.take(&call.address, call.protocol, call.server_name)
+        self.pool
+            .take(&call.address, call.protocol, call.server_name, now)
     }
 
     fn connection(&self, call: &Call<'_>, transport: io::Transport) -> Connection {

@@ -1,11 +1,10 @@
-//! The byte gate between TLS (or TCP) and hyper.
+//! HTTP between TLS (or TCP) and the service: the HTTP/1 server, and for HTTP/2 the byte gate in front of hyper.
 //!
-//! Owns: where HTTP/1.1 messages and h2 frames begin and end, what is refused before hyper sees it, the bounds on
+//! Owns: where HTTP/1.1 messages and h2 frames begin and end, what is refused before a service sees it, the bounds on
 //! heads, waits and frames, and the agent's answers to what no service will see. May not know: routes, snapshots, upstreams.
 //! Nothing that is ambiguous under RFC 9112 or RFC 9113 passes.
 //!
-//! hyper must be configured so that the gate's bounds are the first to be met. HTTP/1: `half_close(true)`, `header_read_timeout(None)`,
-//! `pipeline_flush(false)`, [`Limits::hyper_max_headers`], [`Limits::hyper_max_buf_size`]. HTTP/2: `max_frame_size` of at most
+//! hyper must be configured so that the gate's bounds are the first to be met: `max_frame_size` of at most
 //! [`Limits::h2_frame_bytes`], `max_header_list_size` above [`Limits::head_bytes`]: the service refuses what is larger, see [`check_h2_head`].
 
 pub mod detect;
@@ -18,6 +17,7 @@ use std::time::Duration;
 
 use ingress_core::reason::Reason;
 
+pub(crate) use gate::{ClientBody, ClientStream, End, Server};
 pub use gate::{Gate, GateHandle};
 
 /// Why the gate broke off a connection or a request.
@@ -131,16 +131,4 @@ pub fn check_h2_head(parts: &http::request::Parts, limits: &Limits) -> Result<()
         ));
     }
     h1::check_method_and_target(parts.method.as_str(), target)
-}
-
-impl Limits {
-    /// For `http1::Builder::max_headers`: one more than the gate lets pass.
-    pub fn hyper_max_headers(&self) -> usize {
-        self.head_fields.saturating_add(1)
-    }
-
-    /// For `http1::Builder::max_buf_size`: above the largest head. It also bounds how much of a response hyper gathers.
-    pub fn hyper_max_buf_size(&self) -> usize {
-        self.head_bytes.saturating_add(8 * 1024).max(400 * 1024)
-    }
 }

@@ -28,26 +28,30 @@ pub fn apply(headers: &mut HeaderMap, edits: impl IntoIterator<Item = Edit>) {
     }
 }
 
-/// As [`apply`], but what would be set comes back as a list, to be sent after the map's fields: growing a map costs more than
-/// the fields themselves. All edits must be of fields whose names begin with `x-` or `f`.
-pub fn set_apart(
-    headers: &mut HeaderMap,
-    edits: impl IntoIterator<Item = Edit>,
-) -> Vec<(HeaderName, HeaderValue)> {
+impl Edit {
+    /// The field that this adds.
+    pub fn field(&self) -> Option<(&HeaderName, &HeaderValue)> {
+        match self {
+            Self::Set(name, value) | Self::Append(name, value) => Some((name, value)),
+            Self::Remove(_) => None,
+        }
+    }
+}
+
+/// The part of [`apply`] that takes away; what the edits add ([`Edit::field`]) is to be sent after the map's fields: growing a map
+/// costs more than the fields themselves. All edits must be of fields whose names begin with `x-` or `f`.
+pub fn make_way(headers: &mut HeaderMap, edits: &[Edit]) {
     let may_have = headers
         .keys()
         .any(|name| matches!(name.as_str().as_bytes(), [b'x', b'-', ..] | [b'f', ..]));
-    let mut apart = Vec::with_capacity(10);
+    if !may_have {
+        return;
+    }
     for edit in edits {
-        let (Edit::Set(name, _) | Edit::Append(name, _) | Edit::Remove(name)) = &edit;
-        if may_have && !matches!(edit, Edit::Append(..)) {
+        if let Edit::Set(name, _) | Edit::Remove(name) = edit {
             headers.remove(name);
         }
-        if let Edit::Set(name, value) | Edit::Append(name, value) = edit {
-            apart.push((name, value));
-        }
     }
-    apart
 }
 
 /// What a route adds to requests: its own headers and `X-Forwarded-Prefix`. The Host is the caller's (`upstream_host`).
@@ -80,6 +84,17 @@ pub fn remove_hop_by_hop(headers: &mut HeaderMap) {
             headers.remove(name);
         }
         headers.remove(CONNECTION);
+    }
+    // One look at what is there costs less than a look-up of each that mostly isn't.
+    let ends_here = |name: &HeaderName| {
+        *name == TE
+            || *name == TRANSFER_ENCODING
+            || *name == UPGRADE
+            || *name == KEEP_ALIVE
+            || *name == PROXY_CONNECTION
+    };
+    if !headers.keys().any(ends_here) {
+        return;
     }
     for name in [KEEP_ALIVE, PROXY_CONNECTION, TRANSFER_ENCODING, UPGRADE] {
         headers.remove(name);

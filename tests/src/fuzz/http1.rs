@@ -265,8 +265,8 @@ fn hyper(stream: &[u8], limits: &Limits) -> Vec<Served> {
     let serving = http1::Builder::new()
         .half_close(true)
         .header_read_timeout(None)
-        .max_headers(limits.hyper_max_headers())
-        .max_buf_size(limits.hyper_max_buf_size())
+        .max_headers(limits.head_fields + 1)
+        .max_buf_size((limits.head_bytes + 8 * 1024).max(400 * 1024))
         .serve_connection(TokioIo::new(tokio::io::join(stream, tokio::io::sink())), service);
     if let Some(runtime) = &*RUNTIME {
         let _ = runtime.block_on(serving);

@@ -13,6 +13,7 @@ use http_body::{Body, Frame, SizeHint};
 use hyper::body::Incoming;
 use hyper::client::conn::http2::{self, SendRequest};
 use hyper_util::rt::{TokioIo, TokioTimer};
+use ingress_core::filter::Edit;
 use ingress_core::reason::Reason;
 use ingress_core::resource::Protocol;
 
@@ -254,7 +255,7 @@ fn request(call: &Call<'_>, upload: Upload) -> Result<Request<Upload>, Failed> {
     let headers = request.headers_mut();
     headers.clone_from(call.head.headers);
     headers.remove(HOST);
-    for (name, value) in call.head.extra {
+    for (name, value) in call.head.extra.iter().filter_map(Edit::field) {
         headers.append(name, value.clone());
     }
     if headers.get(CONTENT_TYPE).is_some_and(is_grpc) {

@@ -230,10 +230,10 @@ impl Pool {
         address: &SocketAddr,
         protocol: Protocol,
         server_name: Option<&str>,
+        now: Instant,
     ) -> Option<Connection> {
         let mut endpoints = self.endpoints.borrow_mut();
         let idle = &mut endpoints.get_mut(address)?.idle;
-        let now = Instant::now();
         loop {
             let place = idle
                 .iter()

@@ -3,6 +3,7 @@
 use http::header::{CONNECTION, CONTENT_LENGTH, EXPECT, HOST, TRANSFER_ENCODING, UPGRADE};
 use http::{HeaderName, HeaderValue, Method};
 use http_body::Body;
+use ingress_core::filter::Edit;
 
 use super::RequestHead;
 use crate::error::ProxyError;
@@ -56,7 +57,7 @@ pub(super) fn write_head(
             write_field(out, name, value);
         }
     }
-    for (name, value) in head.extra {
+    for (name, value) in head.extra.iter().filter_map(Edit::field) {
         write_field(out, name, value);
     }
     write_framing(out, head, framing);

@@ -1,8 +1,7 @@
 //! The response head of HTTP/1.1, strictly (RFC 9112): everything that two readers could understand differently is refused.
 //!
-//! Pure: bytes in, head or reason out. httparse splits and checks the characters; line ends and framing are checked here.
+//! Pure: bytes in, head or reason out. Line ends and framing are checked here; `http` checks the characters of names and values.
 
-use std::mem::MaybeUninit;
 use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
@@ -13,6 +12,8 @@ use http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode};
 pub(super) const MAX_HEAD: usize = 64 * 1024;
 /// Most fields in one head.
 pub(super) const MAX_FIELDS: usize = 200;
+/// Most fields after a body.
+const MAX_TRAILERS: usize = 64;
 
 const KEEP_ALIVE: HeaderName = HeaderName::from_static("keep-alive");
 const PROXY_CONNECTION: HeaderName = HeaderName::from_static("proxy-connection");
@@ -72,10 +73,7 @@ impl EndOfFields {
     /// The length of the block with its empty line, once all of it is there. Every line must end in CRLF (RFC 9112, 2.2 lets a reader accept a bare LF; two
     /// readers that differ in this make smuggling possible).
     pub(super) fn find(&mut self, buffer: &[u8], limit: usize) -> Result<Option<usize>, &'static str> {
-        while let Some(offset) = buffer
-            .get(self.seen..)
-            .and_then(|rest| rest.iter().position(|byte| *byte == b'\n'))
-        {
+        while let Some(offset) = buffer.get(self.seen..).and_then(line_feed) {
             let end = self.seen + offset;
             let line = buffer.get(self.line..end).unwrap_or_default();
             if line.last() != Some(&b'\r') {
@@ -115,23 +113,60 @@ pub(super) fn take_head(
     parse(&buffer.split_to(length).freeze(), asked).map(Some)
 }
 
-fn parse(head: &Bytes, asked: Asked) -> Result<ResponseHead, &'static str> {
-    let mut fields = [const { MaybeUninit::uninit() }; MAX_FIELDS];
-    let mut response = httparse::Response::new(&mut []);
-    let parsed = httparse::ParserConfig::default()
-        .parse_response_with_uninit_headers(&mut response, head, &mut fields)
-        .map_err(parse_error)?;
-    if parsed != httparse::Status::Complete(head.len()) {
-        return Err("an incomplete head");
+/// Where the next line feed is. Blocks of sixteen compile to vector code.
+fn line_feed(bytes: &[u8]) -> Option<usize> {
+    let mut at = 0;
+    for block in bytes.chunks_exact(16) {
+        if block.iter().fold(false, |any, byte| any | (*byte == b'\n')) {
+            break;
+        }
+        at += 16;
     }
-    let status = response
-        .code
-        .and_then(|code| StatusCode::from_u16(code).ok())
-        .ok_or("a status code that is none")?;
+    let rest = bytes.get(at..)?.iter().position(|byte| *byte == b'\n')?;
+    Some(at + rest)
+}
+
+/// The lines of a block whose end [`EndOfFields`] has found, without their line ends and the empty last one, by their places.
+fn lines(block: &[u8]) -> impl Iterator<Item = (usize, &[u8])> {
+    let mut at = 0;
+    std::iter::from_fn(move || {
+        let rest = block.get(at..)?;
+        let end = line_feed(rest)?;
+        let begin = at;
+        at += end + 1;
+        rest.get(..end.checked_sub(1)?)
+            .filter(|line| !line.is_empty())
+            .map(|line| (begin, line))
+    })
+}
+
+/// `HTTP/1.x SP 3DIGIT [SP reason-phrase]` (RFC 9112, 4): minor version and status.
+fn status_line(line: &[u8]) -> Result<(u8, StatusCode), &'static str> {
+    const BAD: &str = "a bad status line";
+    let rest = line.strip_prefix(b"HTTP/1.").ok_or("an unknown HTTP version")?;
+    let (minor, rest) = match rest {
+        [b'0', b' ', rest @ ..] => (0, rest),
+        [b'1', b' ', rest @ ..] => (1, rest),
+        _ => return Err("an unknown HTTP version"),
+    };
+    let (code, reason) = rest.split_at_checked(3).ok_or(BAD)?;
+    let status = StatusCode::from_bytes(code).map_err(|_| "a status code that is none")?;
+    let is_text = |byte: &u8| (*byte >= b' ' && *byte != 0x7f) || *byte == b'\t';
+    match reason {
+        [] => Ok((minor, status)),
+        [b' ', reason @ ..] if reason.iter().all(is_text) => Ok((minor, status)),
+        _ => Err(BAD),
+    }
+}
+
+fn parse(head: &Bytes, asked: Asked) -> Result<ResponseHead, &'static str> {
+    let mut lines = lines(head);
+    let (_, first) = lines.next().ok_or("an empty head")?;
+    let (minor_version, status) = status_line(first)?;
     let mut connection = ConnectionFields::default();
-    let mut headers = collect(head, response.headers, &mut connection)?;
-    let framing = framing(status, &connection, &headers, response.version, asked)?;
-    let persistence = persistence(status, &connection, framing, response.version);
+    let mut headers = collect(head, lines, MAX_FIELDS, &mut connection)?;
+    let framing = framing(status, &connection, &headers, minor_version, asked)?;
+    let persistence = persistence(status, &connection, framing, minor_version);
     if status == StatusCode::SWITCHING_PROTOCOLS {
         accept_upgrade(&mut headers, &connection, asked)?;
     } else {
@@ -148,18 +183,6 @@ fn parse(head: &Bytes, asked: Asked) -> Result<ResponseHead, &'static str> {
     })
 }
 
-fn parse_error(error: httparse::Error) -> &'static str {
-    match error {
-        httparse::Error::HeaderName => "a bad field name",
-        httparse::Error::HeaderValue => "a bad field value",
-        httparse::Error::NewLine => "a bad line end",
-        httparse::Error::Status => "a bad status line",
-        httparse::Error::TooManyHeaders => "too many fields",
-        httparse::Error::Version => "an unknown HTTP version",
-        httparse::Error::Token => "a bad character in the status line",
-    }
-}
-
 /// The fields that are about the connection and not the response: read, and not passed on.
 #[derive(Default)]
 struct ConnectionFields {
@@ -172,17 +195,32 @@ struct ConnectionFields {
     length: Option<u64>,
 }
 
-/// Builds the header map with values that share the head's bytes.
-fn collect(
-    head: &Bytes,
-    fields: &[httparse::Header<'_>],
+/// Builds the header map with values that share the block's bytes.
+fn collect<'a>(
+    block: &Bytes,
+    lines: impl Iterator<Item = (usize, &'a [u8])>,
+    most: usize,
     connection: &mut ConnectionFields,
 ) -> Result<HeaderMap, &'static str> {
-    let mut headers = HeaderMap::with_capacity(fields.len());
-    for field in fields {
-        let name = HeaderName::from_bytes(field.name.as_bytes()).map_err(|_| "a bad field name")?;
-        let value =
-            HeaderValue::from_maybe_shared(head.slice_ref(field.value)).map_err(|_| "a bad field value")?;
+    let mut headers = HeaderMap::with_capacity(12);
+    for (count, (at, line)) in lines.enumerate() {
+        if count >= most {
+            return Err("too many fields");
+        }
+        // A name that begins or ends in a blank, or a folded line, is no name.
+        let colon = line
+            .iter()
+            .position(|byte| *byte == b':')
+            .ok_or("a bad field name")?;
+        let (name, value) = line.split_at_checked(colon).ok_or("a bad field name")?;
+        let name = HeaderName::from_bytes(name).map_err(|_| "a bad field name")?;
+        let value = value.get(1..).unwrap_or_default();
+        let blank = |byte: &&u8| matches!(byte, b' ' | b'\t');
+        let before = value.iter().take_while(blank).count();
+        let after = value.iter().skip(before).rev().take_while(blank).count();
+        let begin = at + colon + 1 + before;
+        let value = block.slice(begin..begin + value.len() - before - after);
+        let value = HeaderValue::from_maybe_shared(value).map_err(|_| "a bad field value")?;
         if connection.is_passed_on(&name, &value)? {
             headers.try_append(name, value).map_err(|_| "too many fields")?;
         }
@@ -245,13 +283,13 @@ fn framing(
     status: StatusCode,
     connection: &ConnectionFields,
     headers: &HeaderMap,
-    minor_version: Option<u8>,
+    minor_version: u8,
     asked: Asked,
 ) -> Result<Framing, &'static str> {
     if connection.chunked && headers.contains_key(CONTENT_LENGTH) {
         return Err("both Content-Length and Transfer-Encoding");
     }
-    if connection.chunked && minor_version == Some(0) {
+    if connection.chunked && minor_version == 0 {
         return Err("Transfer-Encoding in HTTP/1.0");
     }
     let bodiless = asked.head_method
@@ -270,12 +308,12 @@ fn persistence(
     status: StatusCode,
     connection: &ConnectionFields,
     framing: Framing,
-    minor_version: Option<u8>,
+    minor_version: u8,
 ) -> Persistence {
     // A 204 that announces a body (RFC 9110, 8.6; RFC 9112, 6.1): a backend that means it would send it before the next response.
     let dubious = status == StatusCode::NO_CONTENT
         && (connection.chunked || connection.length.is_some_and(|length| length > 0));
-    let close = connection.close || minor_version != Some(1) || framing == Framing::UntilClose || dubious;
+    let close = connection.close || minor_version != 1 || framing == Framing::UntilClose || dubious;
     if close {
         Persistence::Close
     } else {
@@ -325,16 +363,8 @@ fn keep_alive_timeout(value: &[u8]) -> Option<Duration> {
 
 /// The fields after the last chunk. Those that would change framing or routing are not trailers (RFC 9110, 6.5.1) and are dropped.
 pub(super) fn parse_trailers(block: &Bytes) -> Result<HeaderMap, &'static str> {
-    let mut fields = [httparse::EMPTY_HEADER; 64];
-    let (length, fields) = match httparse::parse_headers(block, &mut fields).map_err(parse_error)? {
-        httparse::Status::Complete(done) => done,
-        httparse::Status::Partial => return Err("incomplete trailers"),
-    };
-    if length != block.len() {
-        return Err("bytes after the trailers");
-    }
     let mut connection = ConnectionFields::default();
-    let mut trailers = collect(block, fields, &mut connection)?;
+    let mut trailers = collect(block, lines(block), MAX_TRAILERS, &mut connection)?;
     connection.remove_nominated(&mut trailers);
     trailers.remove(CONTENT_LENGTH);
     trailers.remove(http::header::HOST);

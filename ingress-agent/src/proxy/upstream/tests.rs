@@ -113,7 +113,7 @@ struct Ask {
     server_name: Option<&'static str>,
     method: Method,
     headers: HeaderMap,
-    extra: Vec<(HeaderName, HeaderValue)>,
+    extra: Vec<Edit>,
     body: RequestBody,
     websocket: bool,
     timeouts: Timeouts,

@@ -11,7 +11,7 @@ pub const H2_PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
 /// What the first bytes of a cleartext connection say.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Speaks {
-    /// Could be a request line: [`Gate::http1`](super::Gate::http1) judges it, and answers.
+    /// Could be a request line: the [`Server`](super::Server) judges it, and answers.
     Http1,
     /// The whole client preface: [`Gate::http2`](super::Gate::http2).
     Http2,

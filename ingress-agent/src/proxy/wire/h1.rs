@@ -17,7 +17,7 @@ mod tests;
 pub use body::Body;
 pub use chunked::Chunked;
 pub use chunked::is_forbidden_trailer;
-pub use head::{HeadReader, check_head, check_method_and_target};
+pub use head::{FieldLine, HeadLines, HeadReader, check_head, check_method_and_target};
 
 /// How the end of the request's body is found (RFC 9112 6.3).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -13,7 +13,8 @@ fn a_request_reaches_the_backend_with_its_fields_in_order_and_the_extra_ones_las
             .header("x-a", "1")
             .header("x-a", "2");
         let forwarded = HeaderName::from_static("x-forwarded-for");
-        ask.extra.push((forwarded, HeaderValue::from_static("192.0.2.1")));
+        ask.extra
+            .push(Edit::Set(forwarded, HeaderValue::from_static("192.0.2.1")));
         let (reply, head) = tokio::join!(ask.send(&upstreams), async {
             let mut peer = backend.accept().await;
             let head = peer.read_head().await;

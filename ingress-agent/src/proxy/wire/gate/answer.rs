@@ -1,5 +1,6 @@
 //! The agent's answers to requests that no service will see.
 
+use std::cell::RefCell;
 use std::time::SystemTime;
 
 use crate::proxy::wire::Refusal;
@@ -21,6 +22,23 @@ pub(crate) fn answer(refusal: Refusal, tell_reason: bool) -> Vec<u8> {
         code.len().saturating_add(1),
     )
     .into_bytes()
+}
+
+/// Gives the present date (RFC 9110, 6.6.1) as text that is made once a second.
+pub(super) fn with_date(give: impl FnOnce(&[u8])) {
+    thread_local! {
+        static MADE: RefCell<(u64, String)> = const { RefCell::new((0, String::new())) };
+    }
+    let now = SystemTime::now();
+    let second = now
+        .duration_since(SystemTime::UNIX_EPOCH)
+        .map_or(0, |since| since.as_secs());
+    MADE.with_borrow_mut(|(made, text)| {
+        if *made != second || text.is_empty() {
+            (*made, *text) = (second, http_date(now));
+        }
+        give(text.as_bytes());
+    });
 }
 
 const DAYS: [&str; 7] = ["Thu", "Fri", "Sat", "Sun", "Mon", "Tue", "Wed"];

@@ -9,7 +9,7 @@ use crate::proxy::wire::Refusal;
 /// More queued 1xx heads than this are dropped: the client isn't reading, and they are only information.
 const MAX_INFORMATIONAL: usize = 16 * 1024;
 
-/// A view of one connection's [`Gate`](super::Gate). Cheap to clone; of the gate's thread only.
+/// A view of one connection's [`Server`](super::Server) or [`Gate`](super::Gate). Cheap to clone; of the gate's thread only.
 #[derive(Clone)]
 pub struct GateHandle {
     shared: Rc<Shared>,
@@ -21,17 +21,14 @@ pub(super) struct Shared {
     pub(super) refusal: Cell<Option<Refusal>>,
     pub(super) bytes_read: Cell<u64>,
     pub(super) bytes_written: Cell<u64>,
-    pub(super) tunnel: Cell<bool>,
-    pub(super) resumed: Cell<bool>,
     pub(super) draining: Cell<bool>,
     pub(super) peer_closed: Cell<bool>,
     pub(super) in_request: Cell<bool>,
     /// h2 streams whose answer is still being made.
     pub(super) stream_tasks: Cell<usize>,
     pub(super) body_open: Cell<bool>,
-    /// 1xx heads to be written before the next byte of hyper's; only while `may_inform`.
+    /// 1xx heads to be written before the response; only while `may_inform`.
     informational: RefCell<Vec<u8>>,
-    informational_at: Cell<usize>,
     /// The outgoing side is at a message boundary of a request that may get 1xx answers.
     pub(super) may_inform: Cell<bool>,
     reader: RefCell<Option<Waker>>,
@@ -51,16 +48,8 @@ impl Shared {
         !self.informational.borrow().is_empty()
     }
 
-    /// The queued heads, and how much of them is written already.
-    pub(super) fn take_informational(&self) -> (Vec<u8>, usize) {
-        (self.informational.take(), self.informational_at.take())
-    }
-
-    pub(super) fn put_back_informational(&self, mut queue: Vec<u8>, at: usize) {
-        // What was queued meanwhile (nothing, in one poll) stays behind.
-        queue.append(&mut self.informational.borrow_mut());
-        *self.informational.borrow_mut() = queue;
-        self.informational_at.set(at);
+    pub(super) fn take_informational(&self) -> Vec<u8> {
+        self.informational.take()
     }
 
     pub(super) fn wake_reader(&self) {
@@ -111,32 +100,15 @@ impl GateHandle {
         self.shared.peer_closed.get()
     }
 
-    /// The service is done with the request: its response body ended or was dropped. The gate itself follows the end of an
-    /// exchange from hyper's flushes; this only ends [`in_request`](Self::in_request) early.
+    /// The service is done with the request: its response body ended or was dropped.
     pub fn request_finished(&self) {
         self.shared.in_request.set(false);
         self.shared.may_inform.set(false);
     }
 
-    /// From now on every byte passes unexamined, both ways. To be called before the 101 response is returned to hyper.
-    pub fn start_tunnel(&self) {
-        self.shared.tunnel.set(true);
-        self.shared.wake_reader();
-    }
-
-    pub fn is_tunnel(&self) -> bool {
-        self.shared.tunnel.get()
-    }
-
-    /// An upgrade was not granted: the next bytes are a request again.
-    pub fn resume_http(&self) {
-        self.shared.resumed.set(true);
-        self.shared.wake_reader();
-    }
-
-    /// Queues a whole 1xx head (status line to empty line) to go out before hyper's next response head. HTTP/1.1 only. False when it can't be sent
-    /// any more: the response has begun, the client speaks HTTP/1.0, or too much is queued. The handler's task must
-    /// still be running (hyper flushes after each poll of the service).
+    /// Queues a whole 1xx head (status line to empty line) to go out before the response's. HTTP/1.1 only. False when it can't be sent
+    /// any more: the response has begun, the client speaks HTTP/1.0, or too much is queued. It goes out after the present
+    /// poll of the service.
     pub fn send_informational(&self, head: &[u8]) -> bool {
         let mut queue = self.shared.informational.borrow_mut();
         if !self.shared.may_inform.get() || queue.len().saturating_add(head.len()) > MAX_INFORMATIONAL {

@@ -27,16 +27,6 @@ impl Stash {
             .unwrap_or_default()
     }
 
-    pub(super) fn hold(&mut self, bytes: &[u8]) {
-        self.bytes.extend_from_slice(bytes);
-    }
-
-    /// Lets the first `length` held bytes pass.
-    pub(super) fn release(&mut self, length: usize) {
-        let room = self.bytes.len().saturating_sub(self.at);
-        self.released = self.released.saturating_add(length).min(room);
-    }
-
     pub(super) fn release_all(&mut self) {
         self.released = self.bytes.len().saturating_sub(self.at);
     }

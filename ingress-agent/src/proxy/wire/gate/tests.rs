@@ -1,6 +1,6 @@
-//! The gate in front of a real hyper server, byte for byte.
+//! The HTTP/1 server, and the gate in front of hyper's HTTP/2 server, byte for byte.
 
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::convert::Infallible;
 use std::future::Future;
 use std::rc::Rc;
@@ -9,15 +9,16 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use http::{HeaderValue, Request, Response, StatusCode};
+use http_body::Body;
 use http_body_util::{BodyExt, Full};
-use hyper::body::Incoming;
 use hyper::service::service_fn;
 use hyper_util::rt::TokioIo;
 use ingress_core::reason::Reason;
 use tokio::io::{AsyncReadExt, AsyncWriteExt, DuplexStream, duplex};
 use tokio::task::{JoinHandle, LocalSet, spawn_local};
 
-use super::{Gate, GateHandle};
+use super::{ClientBody, ClientStream, End, Gate, GateHandle, Server};
+use crate::proxy::prefixed::Prefixed;
 use crate::proxy::wire::{Limits, h2};
 
 const PATIENCE: Duration = Duration::from_secs(20);
@@ -28,35 +29,26 @@ struct Served {
     handle: GateHandle,
     /// Method, path and body of what reached the service.
     seen: Rc<RefCell<Vec<String>>>,
-    connection: JoinHandle<hyper::Result<()>>,
+    connection: JoinHandle<std::io::Result<()>>,
 }
 
 fn serve(limits: Limits, pipe: usize) -> Served {
     let (client, server) = duplex(pipe);
-    let (gate, handle) = Gate::http1(server, Vec::new(), Arc::new(limits.clone()));
+    let (server, handle) = Server::new(ClientStream::Pipe(server), &[], Arc::new(limits));
     let seen = Rc::new(RefCell::new(Vec::new()));
     let service = {
         let (handle, seen) = (handle.clone(), seen.clone());
-        service_fn(move |request| echo(request, handle.clone(), seen.clone()))
+        move |request| echo(request, handle.clone(), seen.clone())
     };
-    let connection = hyper::server::conn::http1::Builder::new()
-        .half_close(true)
-        .header_read_timeout(None)
-        .max_headers(limits.hyper_max_headers())
-        .max_buf_size(limits.hyper_max_buf_size())
-        .serve_connection(gate, service);
-    let tunnel = handle.clone();
     let connection = spawn_local(async move {
-        let mut connection = connection;
-        (&mut connection).await?;
-        let mut parts = connection.into_parts();
-        assert!(parts.read_buf.is_empty(), "hyper only gets what it asked for");
-        if tunnel.is_tunnel() {
-            shout(parts.io).await;
+        let ended = server.serve(service).await;
+        if ended.as_ref().is_ok_and(|end| *end == End::Tunnel) {
+            let (stream, early) = server.into_stream().unwrap();
+            shout(Prefixed::with(early, stream)).await;
         } else {
-            let _ = parts.io.shutdown().await;
+            let _ = server.shutdown().await;
         }
-        Ok(())
+        ended.map(|_| ())
     });
     Served {
         client,
@@ -67,8 +59,7 @@ fn serve(limits: Limits, pipe: usize) -> Served {
 }
 
 /// Echoes bytes in upper case.
-async fn shout(gate: Gate<DuplexStream>) {
-    let mut io = TokioIo::new(gate);
+async fn shout(mut io: Prefixed<ClientStream>) {
     let mut bytes = [0; 100];
     while let Ok(length @ 1..) = io.read(&mut bytes).await {
         io.write_all(&bytes[..length].to_ascii_uppercase()).await.unwrap();
@@ -76,8 +67,8 @@ async fn shout(gate: Gate<DuplexStream>) {
     io.shutdown().await.unwrap();
 }
 
-async fn echo(
-    request: Request<Incoming>,
+async fn echo<B: Body>(
+    request: Request<B>,
     handle: GateHandle,
     seen: Rc<RefCell<Vec<String>>>,
 ) -> Result<Response<Full<Bytes>>, Infallible> {
@@ -89,7 +80,7 @@ async fn echo(
         }
         "/early" => return Ok(Response::new(Full::from("early"))),
         "/large" => return Ok(Response::new(Full::from(vec![b'x'; 1 << 20]))),
-        "/ws" => return Ok(tunnel(&request, &handle)),
+        "/ws" => return Ok(tunnel(&request)),
         _ => {}
     }
     let answer = match request.into_body().collect().await {
@@ -120,13 +111,12 @@ async fn echo(
     Ok(answer)
 }
 
-fn tunnel(request: &Request<Incoming>, handle: &GateHandle) -> Response<Full<Bytes>> {
+fn tunnel<B>(request: &Request<B>) -> Response<Full<Bytes>> {
     let mut answer = Response::new(Full::default());
     if request.headers().contains_key("no") {
         *answer.status_mut() = StatusCode::FORBIDDEN;
         return answer;
     }
-    handle.start_tunnel();
     *answer.status_mut() = StatusCode::SWITCHING_PROTOCOLS;
     answer
         .headers_mut()
@@ -610,13 +600,11 @@ fn a_refusal_reaches_a_client_that_still_sends_over_tcp() {
         let address = listener.local_addr().unwrap();
         spawn_local(async move {
             let (server, _) = listener.accept().await.unwrap();
-            let (gate, _handle) = Gate::http1(server, Vec::new(), Arc::new(Limits::default()));
-            let service =
-                service_fn(|_| async { Ok::<_, Infallible>(Response::new(Full::<Bytes>::default())) });
-            let _ = hyper::server::conn::http1::Builder::new()
-                .half_close(true)
-                .serve_connection(gate, service)
-                .await;
+            let stream = ClientStream::Plain(Prefixed::new(server));
+            let (server, _handle) = Server::new(stream, &[], Arc::new(Limits::default()));
+            let service = |_| async { Ok::<_, Infallible>(Response::new(Full::<Bytes>::default())) };
+            let _ = server.serve(service).await;
+            let _ = server.shutdown().await;
         });
         let mut client = tokio::net::TcpStream::connect(address).await.unwrap();
         client.write_all(b"GET / HTTP/1.1\r\nbad\r\n\r\n").await.unwrap();
@@ -625,6 +613,88 @@ fn a_refusal_reaches_a_client_that_still_sends_over_tcp() {
         let mut bytes = Vec::new();
         client.read_to_end(&mut bytes).await.unwrap();
         assert_eq!(text(&bytes), own("400 Bad Request", "bad_request"));
+    });
+}
+
+/// Ends when it is dropped.
+struct Alive(Rc<Cell<bool>>);
+
+impl Drop for Alive {
+    fn drop(&mut self) {
+        self.0.set(false);
+    }
+}
+
+#[test]
+fn a_client_that_resets_while_its_backend_is_silent_ends_its_request_and_one_that_half_closes_does_not() {
+    run(async {
+        for (resets, sends_ahead) in [(true, ""), (true, SMUGGLED), (false, "")] {
+            let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+            let address = listener.local_addr().unwrap();
+            let asked = Rc::new(Cell::new(0));
+            let alive = Rc::new(Cell::new(false));
+            let (counter, life) = (asked.clone(), alive.clone());
+            let connection = spawn_local(async move {
+                let (server, _) = listener.accept().await.unwrap();
+                let stream = ClientStream::Plain(Prefixed::new(server));
+                let (server, _handle) = Server::new(stream, &[], Arc::new(patient()));
+                let service = |_| {
+                    counter.set(counter.get() + 1);
+                    life.set(true);
+                    let alive = Alive(life.clone());
+                    async move {
+                        tokio::time::sleep(PATIENCE * 2).await;
+                        drop(alive);
+                        Ok::<_, Infallible>(Response::new(Full::<Bytes>::default()))
+                    }
+                };
+                server.serve(service).await
+            });
+            let mut client = tokio::net::TcpStream::connect(address).await.unwrap();
+            client
+                .write_all(format!("{GOOD}{sends_ahead}").as_bytes())
+                .await
+                .unwrap();
+            while !alive.get() {
+                tokio::task::yield_now().await;
+            }
+            if resets {
+                socket2::SockRef::from(&client)
+                    .set_linger(Some(Duration::ZERO))
+                    .unwrap();
+                drop(client);
+                assert!(connection.await.unwrap().is_err());
+                assert!(!alive.get(), "the service ended with its client");
+            } else {
+                client.shutdown().await.unwrap();
+                let still = tokio::time::timeout(Duration::from_millis(50), connection).await;
+                assert!(still.is_err() && alive.get());
+            }
+            assert_eq!(asked.get(), 1, "what was sent ahead is not looked at");
+        }
+    });
+}
+
+#[test]
+fn an_idle_connection_holds_no_buffer_and_a_small_future() {
+    run(async {
+        let (mut client, server) = duplex(1 << 16);
+        let (server, _handle) = Server::new(ClientStream::Pipe(server), &[], Arc::new(patient()));
+        let service =
+            |_: Request<ClientBody>| async { Ok::<_, Infallible>(Response::new(Full::<Bytes>::default())) };
+        let mut serving = Box::pin(server.serve(service));
+        assert!(size_of_val(&*serving) <= 1024, "{}", size_of_val(&*serving));
+        client.write_all(GOOD.as_bytes()).await.unwrap();
+        let answer = async {
+            tokio::select! {
+                _ = &mut serving => panic!("the connection ended"),
+                answer = read_until(&mut client, "\r\n\r\n") => answer,
+            }
+        };
+        assert_eq!(answer.await, ok(""));
+        let mut cx = std::task::Context::from_waker(std::task::Waker::noop());
+        assert!(serving.as_mut().poll(&mut cx).is_pending());
+        assert_eq!(server.buffered(), 0);
     });
 }
 

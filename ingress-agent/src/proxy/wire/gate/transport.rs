@@ -1,12 +1,13 @@
 //! The connection below the gate, with its counters, timer and withheld bytes: what both protocols share.
 
 use std::io::{self, IoSlice};
-use std::pin::Pin;
+use std::pin::{Pin, pin};
 use std::rc::Rc;
 use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 
-use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use bytes::BytesMut;
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, ReadBuf};
 
 use super::clock::{Clock, Wait};
 use super::handle::Shared;
@@ -52,6 +53,25 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Transport<S> {
         }
         count(&self.shared.bytes_read, length);
         Poll::Ready(Ok(length))
+    }
+
+    /// The same into a buffer that owns its memory.
+    pub(super) fn poll_read_buf(
+        &mut self,
+        cx: &mut Context<'_>,
+        buffer: &mut BytesMut,
+    ) -> Poll<io::Result<usize>> {
+        let length = ready!(pin!(self.io.read_buf(buffer)).poll(cx))?;
+        if length == 0 {
+            self.shared.peer_closed.set(true);
+        }
+        count(&self.shared.bytes_read, length);
+        Poll::Ready(Ok(length))
+    }
+
+    /// Bytes of the client's that were read before.
+    pub(super) fn count_read(&self, length: usize) {
+        count(&self.shared.bytes_read, length);
     }
 
     pub(super) fn poll_write(

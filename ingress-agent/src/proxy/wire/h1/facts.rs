@@ -2,7 +2,7 @@
 
 use ingress_core::reason::Reason;
 
-use super::bytes::{is_token, members, trim};
+use super::bytes::{is_token, members};
 use super::target::check_host;
 use super::{Framing, HeadInfo, Version};
 use crate::proxy::wire::Refusal;
@@ -56,12 +56,12 @@ impl Facts {
         self.version = version;
     }
 
-    /// One field. Its length sorts out nearly all that don't matter here.
+    /// One field, its value without the whitespace around it. Its length sorts out nearly all that don't matter here.
     pub(super) fn note(&mut self, name: &[u8], value: &[u8]) -> Result<(), Refusal> {
         match name.len() {
-            4 if name.eq_ignore_ascii_case(b"host") => self.host(trim(value)),
+            4 if name.eq_ignore_ascii_case(b"host") => self.host(value),
             6 if name.eq_ignore_ascii_case(b"expect") => {
-                self.expect_continue |= trim(value).eq_ignore_ascii_case(b"100-continue");
+                self.expect_continue |= value.eq_ignore_ascii_case(b"100-continue");
                 Ok(())
             }
             7 if name.eq_ignore_ascii_case(b"upgrade") => {
@@ -69,8 +69,8 @@ impl Facts {
                 Ok(())
             }
             10 if name.eq_ignore_ascii_case(b"connection") => self.connection(value),
-            14 if name.eq_ignore_ascii_case(b"content-length") => self.length(trim(value)),
-            17 if name.eq_ignore_ascii_case(b"transfer-encoding") => self.coding(trim(value)),
+            14 if name.eq_ignore_ascii_case(b"content-length") => self.length(value),
+            17 if name.eq_ignore_ascii_case(b"transfer-encoding") => self.coding(value),
             _ => Ok(()),
         }
     }

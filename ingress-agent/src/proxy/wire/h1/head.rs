@@ -1,8 +1,10 @@
 //! The request head, line by line, resumable at any byte.
 
+use std::ops::Range;
+
 use ingress_core::reason::Reason;
 
-use super::bytes::{method_run, path_run, query_run, token_run, value_run};
+use super::bytes::{method_run, path_run, query_run, token_run, trim, value_run};
 use super::facts::Facts;
 use super::target::check_target;
 use super::{HeadInfo, Version};
@@ -49,8 +51,49 @@ pub struct HeadReader {
     /// How far the incomplete line was looked at.
     scanned: usize,
     part: Part,
-    fields: usize,
+    lines: HeadLines,
     facts: Facts,
+}
+
+/// Where the parts of a judged head stand in its bytes, so that nobody has to look for them again.
+#[derive(Clone, Debug, Default)]
+pub struct HeadLines {
+    pub method: Range<usize>,
+    pub target: Range<usize>,
+    pub fields: Vec<FieldLine>,
+}
+
+/// A field's place in its head. Heads are far shorter than 4 GiB ([`Limits::head_bytes`]); what were not would be empty.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct FieldLine {
+    name: (u32, u32),
+    value: (u32, u32),
+}
+
+impl FieldLine {
+    fn new(name: Range<usize>, value: Range<usize>) -> Self {
+        let pack = |range: Range<usize>| match (u32::try_from(range.start), u32::try_from(range.end)) {
+            (Ok(start), Ok(end)) => (start, end),
+            _ => (0, 0),
+        };
+        Self {
+            name: pack(name),
+            value: pack(value),
+        }
+    }
+
+    pub fn name(&self) -> Range<usize> {
+        unpack(self.name)
+    }
+
+    /// Without the whitespace around it.
+    pub fn value(&self) -> Range<usize> {
+        unpack(self.value)
+    }
+}
+
+fn unpack((start, end): (u32, u32)) -> Range<usize> {
+    usize::try_from(start).unwrap_or_default()..usize::try_from(end).unwrap_or_default()
 }
 
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -130,6 +173,9 @@ impl HeadReader {
             Some((line, used)) => {
                 check_target(line.method, line.target)?;
                 self.facts.method_and_version(line.method, line.version);
+                self.lines.method = self.at..self.at.saturating_add(line.method.len());
+                let target = self.lines.method.end.saturating_add(1);
+                self.lines.target = target..target.saturating_add(line.target.len());
                 self.at = self.at.saturating_add(used);
                 self.part = Part::Fields;
                 Ok(true)
@@ -144,14 +190,15 @@ impl HeadReader {
 
     fn field<'a>(&mut self, head: &'a [u8], limits: &Limits) -> Result<Option<Field<'a>>, Refusal> {
         let (window, full) = self.window(head, limits.field_line, limits);
-        if self.fields >= limits.head_fields && window.first().is_some_and(|b| *b != b'\r') {
+        if self.lines.fields.len() >= limits.head_fields && window.first().is_some_and(|b| *b != b'\r') {
             return Err(too_large("more header fields than allowed"));
         }
         match field(window)? {
             Some((field, used)) => {
                 if let Field::Pair(name, value) = &field {
-                    self.fields = self.fields.saturating_add(1);
-                    self.facts.note(name, value)?;
+                    let trimmed = trim(value);
+                    self.facts.note(name, trimmed)?;
+                    self.lines.note(self.at, (name, value, trimmed));
                 }
                 self.at = self.at.saturating_add(used);
                 Ok(Some(field))
@@ -161,11 +208,30 @@ impl HeadReader {
         }
     }
 
+    /// Where the parts of the head are, once it has been judged.
+    pub fn lines(&self) -> &HeadLines {
+        &self.lines
+    }
+
     /// The current line as far as its bounds allow, and whether they leave no room for more.
     fn window<'a>(&self, head: &'a [u8], line: usize, limits: &Limits) -> (&'a [u8], bool) {
         let rest = head.get(self.at..).unwrap_or_default();
         let bound = line.min(limits.head_bytes.saturating_sub(self.at));
         (rest.get(..bound).unwrap_or(rest), rest.len() >= bound)
+    }
+}
+
+impl HeadLines {
+    /// A field whose line begins at `start`.
+    fn note(&mut self, start: usize, (name, value, trimmed): (&[u8], &[u8], &[u8])) {
+        if self.fields.is_empty() {
+            self.fields.reserve(16);
+        }
+        let name = start..start.saturating_add(name.len());
+        let before = value.iter().take_while(|b| matches!(b, b' ' | b'\t')).count();
+        let begin = name.end.saturating_add(1).saturating_add(before);
+        let value = begin..begin.saturating_add(trimmed.len());
+        self.fields.push(FieldLine::new(name, value));
     }
 }
 

@@ -1,0 +1,500 @@
+//! The reading side of an HTTP/1 connection: heads, bodies, waits, and who has gone.
+//!
+//! Bytes are judged in the order of their arrival and before anybody gets them. Between two requests a connection holds no buffer.
+
+use std::cell::RefCell;
+use std::io;
+use std::mem::{self, MaybeUninit};
+use std::pin::Pin;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::task::{Context, Poll, ready};
+use std::time::Duration;
+
+use bytes::{Bytes, BytesMut};
+use http::Request;
+use http_body::{Body as HttpBody, Frame, SizeHint};
+use ingress_core::reason::Reason;
+use tokio::io::ReadBuf;
+
+use super::chunked::{Decoder, Piece};
+use super::request::{self, Asked};
+use crate::error::ProxyError;
+use crate::proxy::wire::gate::answer::answer;
+use crate::proxy::wire::gate::clock::Wait;
+use crate::proxy::wire::gate::stream::ClientStream;
+use crate::proxy::wire::gate::transport::Transport;
+use crate::proxy::wire::h1::{Body, Framing, HeadInfo, HeadReader, Version};
+use crate::proxy::wire::{Limits, Refusal};
+
+/// Most heads fit; read onto the stack, so that no connection keeps a buffer for what may come.
+const HEAD_READ: usize = 4 * 1024;
+const BODY_READ: usize = 16 * 1024;
+const LARGEST_BODY_READ: usize = 128 * 1024;
+/// What a client may send ahead while its request is under way; beyond that the kernel holds it.
+const READ_AHEAD: usize = 16 * 1024;
+const CONTINUE: &[u8] = b"HTTP/1.1 100 Continue\r\n\r\n";
+/// How long the end of the process waits for the first request of a connection.
+const FIRST_REQUEST_WHILE_DRAINING: Duration = Duration::from_secs(1);
+
+pub(super) struct Wire {
+    pub(super) t: Transport<ClientStream>,
+    /// Read and not yet used.
+    buffer: BytesMut,
+    phase: Phase,
+    /// To be written before anything else: interim heads, the response's head.
+    pub(super) out: Vec<u8>,
+    pub(super) written: usize,
+    /// At least one request was answered.
+    pub(super) answered: bool,
+    shut: bool,
+    ended: bool,
+}
+
+enum Phase {
+    Head(HeadReader),
+    Body(Inbound),
+    Closed,
+}
+
+/// A request's body on its way in.
+struct Inbound {
+    follower: Body,
+    /// How much of the buffer's front belongs to this body.
+    judged: usize,
+    decoder: Option<Decoder>,
+    /// The client waits for our 100.
+    expects: bool,
+    read_size: usize,
+}
+
+/// The client's body; the connection is shared with the task that serves it.
+pub(crate) struct ClientBody {
+    wire: Rc<RefCell<Wire>>,
+    /// What the head announced; `None` for a chunked body.
+    left: Option<u64>,
+    ended: bool,
+}
+
+/// A request whose head is whole and judged.
+pub(super) struct Next {
+    pub(super) head: Request<()>,
+    pub(super) asked: Asked,
+    pub(super) framing: Framing,
+}
+
+impl Wire {
+    pub(super) fn new(io: ClientStream, first: &[u8], limits: Arc<Limits>) -> Self {
+        let t = Transport::new(io, Vec::new(), limits);
+        t.count_read(first.len());
+        Self {
+            t,
+            buffer: BytesMut::from(first),
+            phase: Phase::Head(HeadReader::default()),
+            out: Vec::new(),
+            written: 0,
+            answered: false,
+            shut: false,
+            ended: false,
+        }
+    }
+
+    /// The connection, and what was read of it and not used.
+    pub(super) fn into_parts(self) -> (ClientStream, Vec<u8>) {
+        (self.t.io, self.buffer.to_vec())
+    }
+
+    #[cfg(test)]
+    pub(super) fn buffered(&self) -> usize {
+        self.buffer.capacity() + self.out.capacity()
+    }
+
+    /// The next request; `None` when the connection is over, and what is to be said is queued.
+    pub(super) fn poll_head(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<Option<Next>>> {
+        let mut new = !self.buffer.is_empty();
+        loop {
+            if mem::take(&mut new)
+                && let Some(next) = self.judge_head()
+            {
+                return Poll::Ready(Ok(next));
+            }
+            if matches!(self.phase, Phase::Closed) {
+                return Poll::Ready(Ok(None));
+            }
+            match self.poll_read_head(cx) {
+                Poll::Ready(Ok(0)) => {
+                    self.end_in_head();
+                    return Poll::Ready(Ok(None));
+                }
+                Poll::Ready(Ok(_)) => new = true,
+                Poll::Ready(Err(error)) => return Poll::Ready(Err(error)),
+                // Only now: a request that has already arrived is answered.
+                Poll::Pending if self.is_idle() && self.t.shared.draining.get() => {
+                    return Poll::Ready(Ok(None));
+                }
+                Poll::Pending => {
+                    self.let_buffers_go();
+                    ready!(self.poll_head_wait(cx));
+                    return Poll::Ready(Ok(None));
+                }
+            }
+        }
+    }
+
+    /// The first offending byte decides, in the body too as far as it is here: then no service sees the request.
+    fn judge_head(&mut self) -> Option<Option<Next>> {
+        let Phase::Head(reader) = &mut self.phase else {
+            return Some(None);
+        };
+        let taken = match reader.advance(&self.buffer, &self.t.limits) {
+            Ok(None) => return None,
+            Ok(Some(info)) => self.take_head(&info),
+            Err(refusal) => Err(refusal),
+        };
+        Some(taken.unwrap_or_else(|refusal| {
+            self.refuse_head(refusal);
+            None
+        }))
+    }
+
+    fn take_head(&mut self, info: &HeadInfo) -> Result<Option<Next>, Refusal> {
+        let Phase::Head(reader) = mem::replace(&mut self.phase, Phase::Closed) else {
+            return Ok(None);
+        };
+        let mut follower = Body::new(info.framing);
+        let judged = follower.follow(self.buffer.get(info.end..).unwrap_or_default())?;
+        let bytes = if self.buffer.len() == info.end {
+            mem::take(&mut self.buffer).freeze()
+        } else {
+            self.buffer.split_to(info.end).freeze()
+        };
+        let (head, asked) = request::build(&bytes, reader.lines(), info)?;
+        self.t.clock.end();
+        self.t.shared.body_open.set(!follower.done());
+        self.t.shared.in_request.set(true);
+        self.t.shared.may_inform.set(info.version == Version::Http11);
+        self.phase = if matches!(info.framing, Framing::None | Framing::Length(0)) {
+            Phase::Head(HeadReader::default())
+        } else {
+            Phase::Body(Inbound {
+                follower,
+                judged,
+                decoder: (info.framing == Framing::Chunked).then_some(Decoder::Size),
+                expects: info.expect_continue && judged == 0,
+                read_size: BODY_READ,
+            })
+        };
+        Ok(Some(Next {
+            head,
+            asked,
+            framing: info.framing,
+        }))
+    }
+
+    fn poll_read_head(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<usize>> {
+        let mut space = [const { MaybeUninit::uninit() }; HEAD_READ];
+        let mut read = ReadBuf::uninit(&mut space);
+        let length = ready!(self.t.poll_read(cx, &mut read))?;
+        self.buffer.extend_from_slice(read.filled());
+        Poll::Ready(Ok(length))
+    }
+
+    /// Ready when the head is too late.
+    fn poll_head_wait(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        self.t.shared.park_reader(cx);
+        if !self.untouched() {
+            self.t.clock.begin(Wait::Head, self.t.limits.head_wait);
+        } else if self.t.shared.draining.get() {
+            // Of a new connection: its first request is probably on its way.
+            let wait = self.t.limits.head_wait.min(FIRST_REQUEST_WHILE_DRAINING);
+            self.t.clock.begin(Wait::Idle, wait);
+        } else if self.answered {
+            self.t.clock.begin(Wait::Idle, self.t.limits.idle_wait);
+        }
+        ready!(self.t.clock.poll_read(cx));
+        if !self.untouched() {
+            let late = Refusal::new(Reason::RequestTimeout, "the request head did not arrive in time");
+            self.refuse_head(late);
+        }
+        Poll::Ready(())
+    }
+
+    fn end_in_head(&mut self) {
+        if !self.untouched() {
+            self.refuse_head(Refusal::bad("the request head ends early"));
+        }
+    }
+
+    /// Between two requests.
+    fn is_idle(&self) -> bool {
+        self.untouched() && self.answered
+    }
+
+    fn untouched(&self) -> bool {
+        matches!(&self.phase, Phase::Head(reader) if reader.untouched())
+    }
+
+    /// An idle connection holds none.
+    fn let_buffers_go(&mut self) {
+        if self.buffer.is_empty() && self.buffer.capacity() > 0 {
+            self.buffer = BytesMut::new();
+        }
+        if self.out.is_empty() && self.out.capacity() > 0 {
+            self.out = Vec::new();
+        }
+    }
+
+    /// Our own last words are queued, and nothing that follows is looked at.
+    fn refuse_head(&mut self, refusal: Refusal) {
+        self.t.refuse(refusal);
+        self.buffer.clear();
+        self.out
+            .extend_from_slice(&answer(refusal, self.t.limits.reason_header));
+        self.phase = Phase::Closed;
+    }
+
+    /// While a request is under way and nobody asks for its body: true when the client has gone. A half-close is no leave
+    /// (RFC 9112, 9.6), and what a client sends ahead stays where it is, within bounds.
+    pub(super) fn poll_gone(&mut self, cx: &mut Context<'_>) -> bool {
+        let in_body = matches!(self.phase, Phase::Body(ref inbound) if !inbound.follower.done());
+        while !in_body && !self.t.shared.peer_closed.get() && self.buffer.len() < READ_AHEAD {
+            if self.t.io.poll_readable(cx).is_pending() {
+                return false;
+            }
+            match self.poll_read_head(cx) {
+                Poll::Ready(Ok(_)) => {}
+                // TLS that ends without its own word: the same half-close, told by TCP alone.
+                Poll::Ready(Err(error)) if error.kind() == io::ErrorKind::UnexpectedEof => {
+                    self.t.shared.peer_closed.set(true);
+                }
+                Poll::Ready(Err(_)) => return true,
+                Poll::Pending => return false,
+            }
+        }
+        false
+    }
+
+    /// After the response: whether another request can be read. What is here of a body that nobody wanted is passed over; what would
+    /// have to be waited for is not.
+    pub(super) fn finish_body(&mut self) -> bool {
+        match &self.phase {
+            Phase::Head(_) => return true,
+            Phase::Body(inbound) if inbound.follower.done() => {
+                let _ = self.buffer.split_to(inbound.judged.min(self.buffer.len()));
+                self.phase = Phase::Head(HeadReader::default());
+                return true;
+            }
+            Phase::Body(_) | Phase::Closed => {}
+        }
+        false
+    }
+
+    /// Ends the connection: last words, our end, a little patience with what the client still sends.
+    pub(super) fn poll_shutdown(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        if self.ended {
+            return Poll::Ready(Ok(()));
+        }
+        ready!(self.poll_out(cx))?;
+        if !self.shut {
+            ready!(self.t.poll_flush(cx))?;
+            ready!(self.t.poll_shutdown(cx))?;
+            self.shut = true;
+        }
+        let unread = matches!(self.phase, Phase::Body(_))
+            || self.t.shared.refusal.get().is_some()
+            || !self.buffer.is_empty();
+        if unread {
+            ready!(self.t.poll_linger(cx));
+        }
+        self.ended = true;
+        self.t.shared.in_request.set(false);
+        Poll::Ready(Ok(()))
+    }
+
+    fn poll_body(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, ProxyError>>> {
+        loop {
+            match self.take_frame() {
+                Ok(Taken::Frame(frame)) => return Poll::Ready(Some(Ok(frame))),
+                Ok(Taken::End) => return Poll::Ready(None),
+                Ok(Taken::More) => {}
+                Err(error) => return Poll::Ready(Some(Err(error))),
+            }
+            self.say_continue(cx);
+            if let Err(error) = ready!(self.poll_more(cx)) {
+                return Poll::Ready(Some(Err(error)));
+            }
+        }
+    }
+
+    /// What the buffer holds of the body.
+    fn take_frame(&mut self) -> Result<Taken, ProxyError> {
+        let Phase::Body(inbound) = &mut self.phase else {
+            return match self.t.shared.refusal.get() {
+                Some(refusal) => Err(broken(refusal)),
+                None => Ok(Taken::End),
+            };
+        };
+        let before = self.buffer.len();
+        let taken = match &mut inbound.decoder {
+            None if inbound.judged > 0 => {
+                let data = self.buffer.split_to(inbound.judged.min(before)).freeze();
+                Taken::Frame(Frame::data(data))
+            }
+            None if inbound.follower.done() => Taken::End,
+            None => Taken::More,
+            Some(_) if inbound.judged == 0 && !inbound.follower.done() => Taken::More,
+            Some(decoder) => match decoder.next(&mut self.buffer, inbound.judged) {
+                Piece::Data(data) => Taken::Frame(Frame::data(data)),
+                Piece::Trailers(trailers) => Taken::Frame(Frame::trailers(trailers)),
+                Piece::End => Taken::End,
+                Piece::More => Taken::More,
+            },
+        };
+        inbound.judged = inbound
+            .judged
+            .saturating_sub(before.saturating_sub(self.buffer.len()));
+        let all_taken = inbound.decoder.is_none() && inbound.judged == 0 && inbound.follower.done();
+        if all_taken || matches!(taken, Taken::End) {
+            self.phase = Phase::Head(HeadReader::default());
+        }
+        Ok(taken)
+    }
+
+    /// The body is asked for, so the client may send it (RFC 9110, 10.1.1).
+    fn say_continue(&mut self, cx: &mut Context<'_>) {
+        let Phase::Body(inbound) = &mut self.phase else {
+            return;
+        };
+        if mem::take(&mut inbound.expects) && self.t.shared.may_inform.get() {
+            self.queue_informational();
+            self.out.extend_from_slice(CONTINUE);
+            // What can't be written now goes out before the response; an error is found there too.
+            let _ = self.poll_out(cx);
+        }
+    }
+
+    fn poll_more(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), ProxyError>> {
+        let Phase::Body(inbound) = &mut self.phase else {
+            return Poll::Ready(Ok(()));
+        };
+        let from = self.buffer.len();
+        if self.buffer.capacity() - from < inbound.read_size / 4 {
+            self.buffer.reserve(inbound.read_size);
+        }
+        let room = self.buffer.capacity() - from;
+        match self.t.poll_read_buf(cx, &mut self.buffer) {
+            Poll::Ready(Ok(0)) | Poll::Ready(Err(_)) => {
+                self.phase = Phase::Closed;
+                Poll::Ready(Err(ProxyError::ClientClosed))
+            }
+            Poll::Ready(Ok(length)) => {
+                self.t.clock.end();
+                if length == room {
+                    inbound.read_size = (inbound.read_size * 2).min(LARGEST_BODY_READ);
+                }
+                let new = self.buffer.get(from..).unwrap_or_default();
+                let followed = inbound.follower.follow(new);
+                inbound.judged = inbound.judged.saturating_add(*followed.as_ref().unwrap_or(&0));
+                if inbound.follower.done() {
+                    self.t.shared.body_open.set(false);
+                }
+                Poll::Ready(followed.map(|_| ()).map_err(|refusal| self.refuse_body(refusal)))
+            }
+            Poll::Pending => {
+                self.t.clock.begin(Wait::Body, self.t.limits.body_gap);
+                ready!(self.t.clock.poll_read(cx));
+                let late = Refusal::new(Reason::RequestTimeout, "the request body did not go on in time");
+                Poll::Ready(Err(self.refuse_body(late)))
+            }
+        }
+    }
+
+    /// The service has the request already: the answer is its own, from the refusal in the handle.
+    fn refuse_body(&mut self, refusal: Refusal) -> ProxyError {
+        self.t.refuse(refusal);
+        self.buffer.clear();
+        self.phase = Phase::Closed;
+        broken(refusal)
+    }
+
+    /// Interim heads that the service has queued.
+    pub(super) fn queue_informational(&mut self) {
+        if self.t.shared.has_informational() {
+            let queue = self.t.shared.take_informational();
+            self.out.extend_from_slice(&queue);
+        }
+    }
+
+    /// Writes what is queued.
+    pub(super) fn poll_out(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        if self.out.is_empty() {
+            return Poll::Ready(Ok(()));
+        }
+        ready!(self.t.poll_write_all(cx, &self.out, &mut self.written))?;
+        self.out.clear();
+        self.written = 0;
+        self.t.poll_flush(cx)
+    }
+}
+
+enum Taken {
+    Frame(Frame<Bytes>),
+    End,
+    More,
+}
+
+fn broken(refusal: Refusal) -> ProxyError {
+    match refusal.reason {
+        Reason::RequestTimeout => ProxyError::RequestTimeout,
+        _ => ProxyError::BadRequest(refusal.detail),
+    }
+}
+
+impl ClientBody {
+    pub(super) fn new(wire: Rc<RefCell<Wire>>, framing: Framing) -> Self {
+        let left = match framing {
+            Framing::None => Some(0),
+            Framing::Length(length) => Some(length),
+            Framing::Chunked => None,
+        };
+        Self {
+            wire,
+            left,
+            ended: left == Some(0),
+        }
+    }
+}
+
+impl HttpBody for ClientBody {
+    type Data = Bytes;
+    type Error = ProxyError;
+
+    fn poll_frame(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, ProxyError>>> {
+        let this = self.get_mut();
+        if this.ended {
+            return Poll::Ready(None);
+        }
+        let frame = ready!(this.wire.borrow_mut().poll_body(cx));
+        match (&frame, &mut this.left) {
+            (Some(Ok(frame)), Some(left)) => {
+                let length = frame.data_ref().map_or(0, |data| data.len() as u64);
+                *left = left.saturating_sub(length);
+                this.ended = *left == 0;
+            }
+            (Some(Ok(_)), None) => {}
+            (None | Some(Err(_)), _) => this.ended = true,
+        }
+        Poll::Ready(frame)
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.ended
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.left.map_or_else(SizeHint::default, SizeHint::with_exact)
+    }
+}

@@ -1,0 +1,302 @@
+//! The writing side of an HTTP/1 connection: one response, gathered into as few writes as possible.
+
+use std::fmt;
+use std::io::{self, IoSlice, Write as _};
+use std::mem;
+use std::pin::Pin;
+use std::task::{Context, Poll, ready};
+
+use bytes::{Buf, Bytes};
+use http::header::{CONNECTION, CONTENT_LENGTH, DATE, TRAILER, TRANSFER_ENCODING};
+use http::response::Parts;
+use http::{HeaderMap, HeaderName, HeaderValue, StatusCode};
+use http_body::Body;
+
+use super::inbound::Wire;
+use super::request::Asked;
+use crate::proxy::wire::gate::answer::with_date;
+
+/// Data up to here is copied behind the head instead of written from its own place.
+const COPIED: usize = 2 * 1024;
+/// More than this is written before the body is asked for more.
+const GATHERED: usize = 64 * 1024;
+
+/// How the client finds the end of the body.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Framing {
+    /// What is left of an announced length.
+    Length(u64),
+    Chunked,
+    UntilClose,
+    /// Whatever there is of it stays here: HEAD, 204, 304.
+    Nothing,
+}
+
+/// One response on its way out.
+pub(super) struct Outbound<B> {
+    body: Option<B>,
+    framing: Framing,
+    /// Names that may be sent as trailers.
+    trailers: Option<Vec<HeaderName>>,
+    /// Written after the connection's `out`, and before `tail`.
+    data: Bytes,
+    tail: &'static [u8],
+    /// The connection ends after this response.
+    pub(super) close: bool,
+}
+
+impl<B> Outbound<B>
+where
+    B: Body<Data = Bytes> + Unpin,
+    B::Error: fmt::Display,
+{
+    /// Queues the head, and so much of the body as is there.
+    pub(super) fn new(wire: &mut Wire, asked: Asked, mut parts: Parts, body: B) -> Self {
+        let switches = parts.status == StatusCode::SWITCHING_PROTOCOLS;
+        let close = !switches && (asked.close || says_close(&parts.headers));
+        if asked.http10 && !close && !switches {
+            parts
+                .headers
+                .insert(CONNECTION, HeaderValue::from_static("keep-alive"));
+        } else if close && !asked.http10 {
+            parts
+                .headers
+                .insert(CONNECTION, HeaderValue::from_static("close"));
+        }
+        let framing = framing(&parts, asked, &body);
+        wire.queue_informational();
+        write_head(&mut wire.out, &parts, asked, framing);
+        let sends_trailers = framing == Framing::Chunked && asked.takes_trailers;
+        Self {
+            body: (framing != Framing::Nothing && !body.is_end_stream()).then_some(body),
+            framing,
+            trailers: sends_trailers.then(|| announced_trailers(&parts.headers)),
+            data: Bytes::new(),
+            tail: b"",
+            close: close || framing == Framing::UntilClose,
+        }
+        .ended_if_empty(wire)
+    }
+
+    fn ended_if_empty(mut self, wire: &mut Wire) -> Self {
+        if self.body.is_none() && self.framing == Framing::Chunked {
+            wire.out.extend_from_slice(b"0\r\n\r\n");
+        }
+        if self.body.is_none() && !matches!(self.framing, Framing::Length(1..)) {
+            self.framing = Framing::Nothing;
+        }
+        self
+    }
+
+    /// The body's next frame is queued when it is there; Pending when it has to be waited for.
+    ///
+    /// # Errors
+    /// When the body breaks off, or isn't as long as was said: then the connection must not end cleanly.
+    pub(super) fn poll_body(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<Option<BodyFrame>>> {
+        let Some(body) = &mut self.body else {
+            return Poll::Ready(Ok(None));
+        };
+        match ready!(Pin::new(body).poll_frame(cx)) {
+            Some(Ok(frame)) => Poll::Ready(Ok(Some(match frame.into_data() {
+                Ok(data) => BodyFrame::Data(data),
+                Err(frame) => BodyFrame::Trailers(frame.into_trailers().unwrap_or_default()),
+            }))),
+            Some(Err(error)) => Poll::Ready(Err(io::Error::other(error.to_string()))),
+            None => {
+                self.body = None;
+                Poll::Ready(Ok(Some(BodyFrame::End)))
+            }
+        }
+    }
+
+    pub(super) fn queue(&mut self, wire: &mut Wire, frame: BodyFrame) -> io::Result<()> {
+        match (frame, &mut self.framing) {
+            (BodyFrame::Data(data), _) if data.is_empty() => {}
+            (BodyFrame::Data(data), Framing::Length(left)) => {
+                *left = left.checked_sub(data.len() as u64).ok_or_else(|| {
+                    io::Error::other("the response's body is longer than its Content-Length")
+                })?;
+                // Asking once more would only tell what is known; a body that isn't asked must not be held either.
+                if *left == 0 {
+                    self.body = None;
+                }
+                self.queue_data(wire, data);
+            }
+            (BodyFrame::Data(data), Framing::Chunked) => {
+                // Writing to a Vec cannot fail.
+                let _ = write!(wire.out, "{:x}\r\n", data.len());
+                self.tail = b"\r\n";
+                self.queue_data(wire, data);
+            }
+            (BodyFrame::Data(data), _) => self.queue_data(wire, data),
+            (BodyFrame::Trailers(trailers), Framing::Chunked) => {
+                self.body = None;
+                self.queue_end(wire, &trailers);
+            }
+            (BodyFrame::End, Framing::Chunked) => self.queue_end(wire, &HeaderMap::new()),
+            (BodyFrame::End | BodyFrame::Trailers(_), Framing::Length(1..)) => {
+                return Err(io::Error::other(
+                    "the response's body is shorter than its Content-Length",
+                ));
+            }
+            (BodyFrame::Trailers(_), _) => self.body = None,
+            (BodyFrame::End, _) => {}
+        }
+        Ok(())
+    }
+
+    fn queue_data(&mut self, wire: &mut Wire, data: Bytes) {
+        if data.len() > COPIED {
+            self.data = data;
+            return;
+        }
+        wire.out.extend_from_slice(&data);
+        wire.out.extend_from_slice(mem::take(&mut self.tail));
+    }
+
+    fn queue_end(&self, wire: &mut Wire, trailers: &HeaderMap) {
+        wire.out.extend_from_slice(b"0\r\n");
+        for (name, value) in trailers {
+            if self.trailers.as_ref().is_some_and(|names| names.contains(name)) {
+                write_field(&mut wire.out, name.as_str().as_bytes(), value.as_bytes());
+            }
+        }
+        wire.out.extend_from_slice(b"\r\n");
+    }
+
+    /// The whole body is queued or written.
+    pub(super) fn is_complete(&self) -> bool {
+        self.body.is_none()
+    }
+
+    /// Whether the body may be asked for more before what is queued is written.
+    pub(super) fn has_room(&self, wire: &Wire) -> bool {
+        self.data.is_empty() && self.tail.is_empty() && wire.out.len() < GATHERED
+    }
+
+    /// Writes all that is queued.
+    pub(super) fn poll_write(&mut self, wire: &mut Wire, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        if self.data.is_empty() && self.tail.is_empty() {
+            return wire.poll_out(cx);
+        }
+        loop {
+            let front = wire.out.get(wire.written..).unwrap_or_default();
+            let left = front.len() + self.data.len() + self.tail.len();
+            if left == 0 {
+                break;
+            }
+            let slices = [front, &self.data, self.tail].map(IoSlice::new);
+            let written = ready!(wire.t.poll_write(cx, &slices))?;
+            if written == 0 {
+                return Poll::Ready(Err(io::ErrorKind::WriteZero.into()));
+            }
+            self.advance(wire, written);
+        }
+        wire.out.clear();
+        wire.written = 0;
+        wire.t.poll_flush(cx)
+    }
+
+    fn advance(&mut self, wire: &mut Wire, written: usize) {
+        let front = written.min(wire.out.len() - wire.written);
+        wire.written += front;
+        let data = (written - front).min(self.data.len());
+        self.data.advance(data);
+        if self.data.is_empty() {
+            // Lets go of the backend's buffer.
+            drop(mem::take(&mut self.data));
+        }
+        self.tail = self.tail.get(written - front - data..).unwrap_or_default();
+    }
+}
+
+pub(super) enum BodyFrame {
+    Data(Bytes),
+    Trailers(HeaderMap),
+    End,
+}
+
+fn says_close(headers: &HeaderMap) -> bool {
+    // Nearly no response has the field, and a look at a few names costs less than a look-up.
+    if !headers.keys().any(|name| *name == CONNECTION) {
+        return false;
+    }
+    let fields = headers.get_all(CONNECTION).iter();
+    let mut options = fields.flat_map(|field| field.as_bytes().split(|byte| *byte == b','));
+    options.any(|option| option.trim_ascii().eq_ignore_ascii_case(b"close"))
+}
+
+/// RFC 9112, 6.3.
+fn framing(parts: &Parts, asked: Asked, body: &impl Body) -> Framing {
+    let status = parts.status;
+    if asked.is_head
+        || status == StatusCode::NO_CONTENT
+        || status == StatusCode::NOT_MODIFIED
+        || status.is_informational()
+    {
+        return Framing::Nothing;
+    }
+    match body.size_hint().exact() {
+        Some(length) => Framing::Length(length),
+        None if asked.http10 => Framing::UntilClose,
+        None => Framing::Chunked,
+    }
+}
+
+fn announced_trailers(headers: &HeaderMap) -> Vec<HeaderName> {
+    let fields = headers.get_all(TRAILER).iter();
+    let names = fields.flat_map(|field| field.as_bytes().split(|byte| *byte == b','));
+    names
+        .filter_map(|name| HeaderName::from_bytes(name.trim_ascii()).ok())
+        .filter(|name| !crate::proxy::wire::h1::is_forbidden_trailer(name.as_str()))
+        .collect()
+}
+
+fn write_head(out: &mut Vec<u8>, parts: &Parts, asked: Asked, framing: Framing) {
+    out.reserve(512);
+    if parts.status == StatusCode::OK && !asked.http10 {
+        out.extend_from_slice(b"HTTP/1.1 200 OK\r\n");
+    } else {
+        out.extend_from_slice(if asked.http10 { b"HTTP/1.0 " } else { b"HTTP/1.1 " });
+        out.extend_from_slice(parts.status.as_str().as_bytes());
+        out.push(b' ');
+        out.extend_from_slice(parts.status.canonical_reason().unwrap_or_default().as_bytes());
+        out.extend_from_slice(b"\r\n");
+    }
+    let bodiless = parts.status == StatusCode::NO_CONTENT || parts.status.is_informational();
+    let mut has_date = bodiless && parts.status.is_informational();
+    let mut has_length = false;
+    for (name, value) in &parts.headers {
+        if *name == CONTENT_LENGTH {
+            // What the body says counts; only where there is no body is the field a statement of its own.
+            if framing != Framing::Nothing || bodiless || has_length {
+                continue;
+            }
+            has_length = true;
+        } else if *name == TRANSFER_ENCODING {
+            continue;
+        } else if *name == DATE {
+            has_date = true;
+        }
+        write_field(out, name.as_str().as_bytes(), value.as_bytes());
+    }
+    match framing {
+        Framing::Length(length) => {
+            // Writing to a Vec cannot fail.
+            let _ = write!(out, "content-length: {length}\r\n");
+        }
+        Framing::Chunked => out.extend_from_slice(b"transfer-encoding: chunked\r\n"),
+        Framing::UntilClose | Framing::Nothing => {}
+    }
+    if !has_date {
+        with_date(|date| write_field(out, b"date", date));
+    }
+    out.extend_from_slice(b"\r\n");
+}
+
+fn write_field(out: &mut Vec<u8>, name: &[u8], value: &[u8]) {
+    out.extend_from_slice(name);
+    out.extend_from_slice(b": ");
+    out.extend_from_slice(value);
+    out.extend_from_slice(b"\r\n");
+}
