@@ -14,7 +14,7 @@ use super::source;
 pub use super::text::Format;
 use super::text::{Labels, Page, seconds};
 use crate::admin::Published;
-use crate::source::kube::counts::SourceCounts;
+use crate::source::cluster::counts::SourceCounts;
 use crate::telemetry::access_log::Counts;
 use crate::telemetry::record::{HttpVersion, Listener};
 
