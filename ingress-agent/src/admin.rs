@@ -15,7 +15,7 @@ use ingress_core::snapshot::Snapshot;
 
 use crate::config::Config;
 use crate::kernel::Kernel;
-use crate::source::kube::counts::SourceCounts;
+use crate::source::cluster::counts::SourceCounts;
 use crate::telemetry::access_log;
 use crate::telemetry::metrics::Mailbox;
 use crate::telemetry::metrics::collect::SharedSeries;

@@ -86,6 +86,8 @@ pub struct Publisher {
     source_diagnostics: Vec<Diagnostic>,
     /// Found while translating and compiling; endpoints have their own.
     found: Vec<Diagnostic>,
+    /// The same for endpoints that were left out and names that do not resolve.
+    of_endpoints: Vec<Diagnostic>,
     diagnostics: Arc<[Diagnostic]>,
     certificates: BTreeMap<CertificateKey, i64>,
 }
@@ -136,6 +138,7 @@ impl Publisher {
             translated: setup.started,
             source_diagnostics: Vec::new(),
             found: Vec::new(),
+            of_endpoints: Vec::new(),
             diagnostics: Arc::new([]),
             certificates: BTreeMap::new(),
         }
@@ -221,6 +224,7 @@ impl Publisher {
         let (snapshot, conflicts) = compile(&translation.resources, &previous.snapshot);
         self.found = std::mem::take(&mut translation.diagnostics);
         self.found.extend(conflicts);
+        self.found.sort();
         self.source_diagnostics = source_diagnostics;
         self.external = std::mem::take(&mut translation.external_names);
         (self.want_names)(
@@ -257,10 +261,17 @@ impl Publisher {
         let clusters = live.snapshot.clusters().map(|cluster| &cluster.key);
         let keys: Vec<_> = clusters.filter(|key| changes.concern(key)).cloned().collect();
         let (mut lists, found) = translate::endpoints_only(&self.objects, &keys);
+        // Sorted: with thousands of problems, only those of what changed are worth work here.
+        let before = self.found.len();
         self.found.retain(|diagnostic| !changes.outdate(diagnostic));
-        self.found.extend(found);
-        self.found.sort();
-        self.found.dedup();
+        let mut new = found;
+        new.retain(|diagnostic| self.found.binary_search(diagnostic).is_err());
+        let is_news = before != self.found.len() || !new.is_empty();
+        if is_news {
+            self.found.extend(new);
+            self.found.sort();
+            self.found.dedup();
+        }
         let of_endpoints = self.complete(&mut lists);
         for (key, list) in lists {
             if let Some(cluster) = live.snapshot.cluster(&key)
@@ -270,7 +281,9 @@ impl Publisher {
                 self.lists.insert(key, list);
             }
         }
-        self.tell(of_endpoints);
+        if is_news || of_endpoints != self.of_endpoints {
+            self.tell(of_endpoints);
+        }
     }
 
     /// Gives each cluster its endpoints, where they changed; says what is wrong with them.
@@ -348,7 +361,7 @@ impl Publisher {
             .iter()
             .chain(&self.found)
             .cloned()
-            .chain(of_endpoints)
+            .chain(of_endpoints.iter().cloned())
             .collect();
         all.sort();
         all.dedup();
@@ -370,6 +383,7 @@ impl Publisher {
             tracing::info!(object, field, reason, "resolved: {message}");
         }
         self.diagnostics = all.into();
+        self.of_endpoints = of_endpoints;
     }
 }
 

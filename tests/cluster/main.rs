@@ -5,6 +5,7 @@
 mod admission;
 mod lab;
 mod serving;
+mod status;
 
 use std::sync::OnceLock;
 

@@ -1,7 +1,8 @@
 //! From `kubectl apply` to an answer: what is in the cluster is what the agent serves.
 
+use anyhow::Context;
 use ingress_tests::cluster::control_plane::Program;
-use ingress_tests::{Certs, Cluster, Ingress, Load, Namespace, TestAgent};
+use ingress_tests::{AgentProcess, Certs, Cluster, Ingress, Load, Namespace, Request, TestAgent};
 
 use crate::Done;
 
@@ -128,6 +129,40 @@ fn endpoints_are_followed_without_a_failed_request() -> Done {
     load.finish()?;
     namespace.endpoints("web", &[])?;
     agent.get_until(&url, |answer| answer.served_by() == "503 no_endpoints")?;
+    Ok(())
+}
+
+#[test]
+fn an_agent_that_starts_while_the_api_server_is_gone_serves_from_the_state_on_the_node() -> Done {
+    let cluster = &Cluster::start(env!("CARGO_BIN_EXE_kube-cluster"))?;
+    let namespace = cluster.namespace("state")?;
+    let (state, certs) = (tempfile::tempdir()?, Certs::new()?);
+    // Secrets are kept in memory only.
+    let secrets = tempfile::tempdir_in("/dev/shm")?;
+    let paths = [state.path(), secrets.path()].map(|path| path.to_str().unwrap_or_default().to_owned());
+    let flags = ["--state-dir", &paths[0], "--state-secrets-dir", &paths[1]];
+    let (host, web) = (host(&namespace), namespace.pod("web")?);
+    namespace.service("web", &[&web])?;
+    namespace.tls_secret("tls", &certs.leaf(&[&host, "kept.test"])?)?;
+    namespace.apply_ingress(&ingress(&namespace).tls(&[&host], "tls"))?;
+    let url = format!("https://{host}/");
+    let is_ours = |answer: &ingress_tests::Answer| {
+        answer.backend() == "web" && answer.certificate_names.iter().any(|name| name == "kept.test")
+    };
+    let agent = TestAgent::start_in_cluster(cluster.kubeconfig(), &flags)?;
+    agent.get_until(&url, is_ours)?;
+    agent.wait_until("the state is saved", |_| {
+        let is_there = |dir: &std::path::Path| Ok::<_, std::io::Error>(dir.read_dir()?.next().is_some());
+        Ok(is_there(state.path())? && is_there(secrets.path())?)
+    })?;
+    agent.shutdown();
+
+    cluster.stop_program(Program::ApiServer)?;
+    let program = cluster.program("ingress-agent");
+    let program = program.to_str().context("a path in UTF-8")?;
+    let agent = AgentProcess::start_in_cluster(program, cluster.kubeconfig(), &flags)?;
+    let answer = Request::get(&url)?.ask(agent.https)?;
+    assert!(is_ours(&answer), "from the first request on: {answer:?}");
     Ok(())
 }
 

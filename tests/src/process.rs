@@ -18,6 +18,7 @@ const DEADLINE: Duration = Duration::from_secs(90);
 #[derive(Debug)]
 pub struct AgentProcess {
     pub http: SocketAddr,
+    pub https: SocketAddr,
     pub admin: SocketAddr,
     child: Child,
     /// Standard output while nobody reads it.
@@ -67,6 +68,7 @@ impl AgentProcess {
         let log = Lines::of(child.stderr.take().context("no log")?);
         let mut started = Self {
             http: SocketAddr::from(([127, 0, 0, 1], 0)),
+            https: SocketAddr::from(([127, 0, 0, 1], 0)),
             admin: SocketAddr::from(([127, 0, 0, 1], 0)),
             child,
             unread,
@@ -79,7 +81,8 @@ impl AgentProcess {
             let parsed: Result<SocketAddr, _> = text.parse();
             parsed.with_context(|| format!("address {text:?} in {serving}"))
         };
-        (started.http, started.admin) = (address("http")?, address("admin")?);
+        (started.http, started.https) = (address("http")?, address("https")?);
+        started.admin = address("admin")?;
         Ok(started)
     }
 

@@ -17,7 +17,7 @@ use crate::live::Live;
 use crate::proxy::tls;
 use crate::publish::{Event, Publisher, Report, Setup, Trust};
 use crate::resolve::Resolver;
-use crate::source::{dir, kube};
+use crate::source::{cluster, dir};
 use crate::status::{self, View};
 use crate::telemetry::metrics;
 
@@ -46,7 +46,7 @@ impl Publication {
 /// Where objects come from, running.
 enum Source {
     Folder(dir::WatchHandle),
-    Cluster(kube::Handle),
+    Cluster(cluster::Handle),
 }
 
 impl Source {
@@ -135,15 +135,15 @@ fn start_source(config: &Config, state: &Arc<AdminState>, events: mpsc::Sender<E
         config::Source::Manifests(folder) => dir::watch(folder.clone(), tell)
             .map(Source::Folder)
             .with_context(|| format!("--manifests {}: cannot be watched", folder.display())),
-        config::Source::Cluster(cluster) => {
-            let counts = kube::counts();
+        config::Source::Cluster(settings) => {
+            let counts = cluster::counts();
             state.set_source(Arc::clone(&counts));
-            let setup = kube::Setup {
-                cluster: (**cluster).clone(),
+            let setup = cluster::Setup {
+                cluster: (**settings).clone(),
                 options: config.served.translate_options(0),
                 counts,
             };
-            kube::start(setup, tell)
+            cluster::start(setup, tell)
                 .map(Source::Cluster)
                 .context("the cluster cannot be read")
         }
@@ -152,11 +152,11 @@ fn start_source(config: &Config, state: &Arc<AdminState>, events: mpsc::Sender<E
 
 /// Only a cluster is written back to.
 fn start_status(config: &Config, views: watch::Receiver<View>) -> Result<Option<status::Handle>> {
-    let config::Source::Cluster(cluster) = &config.source else {
+    let config::Source::Cluster(settings) = &config.source else {
         return Ok(None);
     };
     let setup = status::Setup {
-        cluster: (**cluster).clone(),
+        cluster: (**settings).clone(),
         options: config.served.translate_options(0),
     };
     status::start(setup, views)

@@ -1,6 +1,6 @@
 //! What differs between two states of the source, by identity: an object that did not change kept its `Arc`.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use ingress_core::diagnostic::Diagnostic;
@@ -15,7 +15,8 @@ use crate::translate::endpoints::{PORT_NOT_FOUND, SERVICE_LABEL};
 #[derive(Debug, Default)]
 pub(super) struct EndpointChanges {
     slices: BTreeSet<Key>,
-    services: BTreeSet<Key>,
+    /// Names by namespace: looked up for every cluster, without making a key.
+    services: BTreeMap<String, BTreeSet<String>>,
 }
 
 impl EndpointChanges {
@@ -41,7 +42,8 @@ impl EndpointChanges {
     }
 
     fn has_service(&self, service: &ObjectRef) -> bool {
-        !self.services.is_empty() && self.services.contains(&key(service))
+        let names = self.services.get(&*service.namespace);
+        names.is_some_and(|names| names.contains(&*service.name))
     }
 
     fn one_way(&mut self, from: &Set<EndpointSlice>, to: &Set<EndpointSlice>) {
@@ -56,8 +58,8 @@ impl EndpointChanges {
             self.slices.insert(key.clone());
             let labels = slice.metadata.labels.as_ref();
             if let Some(service) = labels.and_then(|labels| labels.get(SERVICE_LABEL)) {
-                self.services
-                    .insert(Key::new(key.namespace.as_str(), service.as_str()));
+                let names = self.services.entry(key.namespace.clone()).or_default();
+                names.insert(service.clone());
             }
         }
     }

@@ -24,9 +24,14 @@ fn main() -> anyhow::Result<()> {
             _ => bail!("unknown flag {flag}; known: --programs, --folder"),
         }
     }
-    let own = tempfile::Builder::new().prefix("kube-cluster-").tempdir()?;
-    let folder = folder.unwrap_or_else(|| own.path().to_path_buf());
-    let mut plane = ControlPlane::start(&programs.context("--programs DIR is needed")?, &folder)?;
+    // Gone at the end; a given folder stays.
+    let own = match folder {
+        None => Some(tempfile::Builder::new().prefix("kube-cluster-").tempdir()?),
+        Some(_) => None,
+    };
+    let folder = folder.or_else(|| own.as_ref().map(|own| own.path().to_path_buf()));
+    let programs = programs.context("--programs DIR is needed")?;
+    let mut plane = ControlPlane::start(&programs, &folder.context("no folder")?)?;
     println!("{}", serde_json::to_string(plane.facts())?);
     for line in std::io::stdin().lock().lines() {
         match obey(&mut plane, &line?) {

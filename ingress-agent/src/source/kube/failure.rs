@@ -54,6 +54,8 @@ impl From<kube::Error> for Failure {
             kube::Error::SerdeError(_) | kube::Error::FromUtf8(_) => {
                 Cause::Malformed("it is not the JSON of such an object").into()
             }
+            // What lies below says only how it broke: a server that ends says no farewell.
+            kube::Error::ReadEvents(_) => Cause::Unreachable("the connection broke off".to_owned()).into(),
             other => Cause::Unreachable(chain(&other)).into(),
         }
     }

@@ -113,7 +113,8 @@ impl Health {
             let stands = down.values().any(|other| other == words);
             if !stands {
                 let seconds = problem.since.elapsed().as_secs();
-                tracing::info!(seconds, "over: {words}");
+                let short = words.split(": ").next().unwrap_or(words);
+                tracing::info!(seconds, "over: {short}");
             }
             stands
         });

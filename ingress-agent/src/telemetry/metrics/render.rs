@@ -15,7 +15,7 @@ use super::text::{Labels, Page, seconds};
 use super::{kernel, process};
 use crate::admin::Published;
 use crate::kernel::KernelView;
-use crate::source::kube::counts::SourceCounts;
+use crate::source::cluster::counts::SourceCounts;
 use crate::telemetry::access_log::Counts;
 use crate::telemetry::record::{HttpVersion, Listener};
 

@@ -1,8 +1,8 @@
 //! The metrics of the cluster source.
 
 use super::text::{Labels, Page};
-use crate::source::kube::counts::SourceCounts;
-use crate::source::kube::resource::Resource;
+use crate::source::cluster::counts::SourceCounts;
+use crate::source::cluster::resource::Resource;
 
 type Count = fn(&SourceCounts, Resource) -> u64;
 

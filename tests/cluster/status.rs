@@ -1,0 +1,116 @@
+//! What the agents write back: the address of an Ingress, by one of them.
+
+use std::time::{Duration, Instant};
+
+use anyhow::Context;
+use ingress_tests::{AgentProcess, Namespace, TestAgent};
+
+use crate::Done;
+
+const DEADLINE: Duration = Duration::from_secs(60);
+
+/// The addresses in the status of the Ingress `web`.
+fn addresses(namespace: &Namespace<'_>) -> anyhow::Result<Vec<String>> {
+    let answer = namespace.cluster().api().get(&format!(
+        "/apis/networking.k8s.io/v1/namespaces/{}/ingresses/web",
+        namespace.name()
+    ))?;
+    let all = answer.body["status"]["loadBalancer"]["ingress"].as_array();
+    let ip = |one: &serde_json::Value| one["ip"].as_str().unwrap_or_default().to_owned();
+    Ok(all.map(|all| all.iter().map(ip).collect()).unwrap_or_default())
+}
+
+/// Who holds the Lease.
+fn holder(namespace: &Namespace<'_>) -> anyhow::Result<String> {
+    let answer = namespace.cluster().api().get(&format!(
+        "/apis/coordination.k8s.io/v1/namespaces/{}/leases/ingress-agent-leader",
+        namespace.name()
+    ))?;
+    let holder = answer.body["spec"]["holderIdentity"].as_str();
+    Ok(holder.unwrap_or_default().to_owned())
+}
+
+fn wait_until(what: &str, mut so: impl FnMut() -> anyhow::Result<bool>) -> Done {
+    let until = Instant::now() + DEADLINE;
+    while !so()? {
+        anyhow::ensure!(Instant::now() < until, "not within {DEADLINE:?}: {what}");
+        std::thread::sleep(Duration::from_millis(50));
+    }
+    Ok(())
+}
+
+/// Flags of an agent that looks after this namespace alone, with a Lease in it.
+fn flags<'a>(namespace: &'a Namespace<'_>, pod: &'a str, address: &'a str) -> Vec<&'a str> {
+    let name = namespace.name();
+    ["--watch-namespaces", name, "--pod-namespace", name]
+        .into_iter()
+        .chain(["--pod-name", pod, "--publish-address", address])
+        .collect()
+}
+
+fn web(namespace: &Namespace<'_>, class: &str) -> Done {
+    let host = format!("web.{}.test", namespace.name());
+    let ingress = namespace.ingress("web").host(&host).prefix("/", "web");
+    namespace.apply_ingress(&ingress.class(class))
+}
+
+#[test]
+fn an_ingress_has_an_address_while_it_is_ours() -> Done {
+    let cluster = crate::cluster()?;
+    let namespace = cluster.namespace("status")?;
+    let pod = namespace.pod("web")?;
+    namespace.service("web", &[&pod])?;
+    let _agent = TestAgent::start_in_cluster(cluster.kubeconfig(), &flags(&namespace, "one", "192.0.2.7"))?;
+    web(&namespace, namespace.name())?;
+    wait_until("the address", || Ok(addresses(&namespace)? == ["192.0.2.7"]))?;
+    web(&namespace, "nobodys")?;
+    wait_until("no address", || Ok(addresses(&namespace)?.is_empty()))?;
+    web(&namespace, namespace.name())?;
+    wait_until(
+        "the address again",
+        || Ok(addresses(&namespace)? == ["192.0.2.7"]),
+    )
+}
+
+#[test]
+fn of_two_agents_one_writes_and_the_other_takes_over_when_that_is_killed() -> Done {
+    let cluster = crate::cluster()?;
+    let namespace = cluster.namespace("lease")?;
+    web(&namespace, namespace.name())?;
+    // Each would write another address, so that it shows who wrote.
+    let pods = [("one", "192.0.2.1"), ("two", "192.0.2.2")];
+    let program = cluster.program("ingress-agent");
+    let program = program.to_str().context("a path in UTF-8")?;
+    let mut agents = Vec::new();
+    for (pod, address) in pods {
+        let flags = flags(&namespace, pod, address);
+        let agent = AgentProcess::start_in_cluster(program, cluster.kubeconfig(), &flags)?;
+        agents.push((pod, address, agent));
+    }
+    wait_until("an address", || Ok(!addresses(&namespace)?.is_empty()))?;
+    let first = holder(&namespace)?;
+    let at = agents.iter().position(|(pod, _, _)| *pod == first);
+    let (_, address, leader) = agents.remove(at.with_context(|| format!("{first:?} holds the Lease"))?);
+    // Several renewals, and both look.
+    let until = Instant::now() + Duration::from_secs(6);
+    while Instant::now() < until {
+        assert_eq!(addresses(&namespace)?, [address], "the other one keeps off");
+        assert_eq!(holder(&namespace)?, first);
+        std::thread::sleep(Duration::from_millis(200));
+    }
+
+    let killed = Instant::now();
+    drop(leader);
+    let (second, address, _) = agents.first().context("the other agent")?;
+    wait_until("the address of the other", || {
+        Ok(addresses(&namespace)? == [*address])
+    })?;
+    assert_eq!(holder(&namespace)?, *second);
+    // 20 s are promised; the rest is for a machine that is busy.
+    assert!(
+        killed.elapsed() < Duration::from_secs(30),
+        "{:?}",
+        killed.elapsed()
+    );
+    Ok(())
+}
