@@ -202,8 +202,7 @@ mod tests {
 
     #[test]
     fn of_a_verifiers_log_the_end_is_told() {
-        let log =
-            "0: R1=ctx\\n1: (b7) r0 = 0\\nR2 invalid mem access\\nverification time 9 usec\\nstack depth 128+0\\nprocessed 12 insns (limit 1000000)\\n";
+        let log = "0: R1=ctx\\n1: (b7) r0 = 0\\nR2 invalid mem access\\nverification time 9 usec\\nstack depth 128+0\\nprocessed 12 insns (limit 1000000)\\n";
         assert_eq!(
             last_lines(log),
             "0: R1=ctx | 1: (b7) r0 = 0 | R2 invalid mem access"
