@@ -50,22 +50,19 @@ impl Site {
     /// `prefix`: what the agent is started by, such as `setpriv`.
     pub(crate) fn command(&self, prefix: &[&str], flags: &[&str]) -> std::process::Command {
         let mut command = self.net.node.command();
+        let tls: &[&str] = if flags.contains(&"--https") {
+            &[]
+        } else {
+            &["--https", "off"]
+        };
         command
             .args(prefix)
-            .args([
-                AGENT,
-                "run",
-                "--https",
-                "off",
-                "--log-format",
-                "json",
-                "--access-log",
-                "off",
-            ])
+            .args([AGENT, "run", "--log-format", "json", "--access-log", "off"])
             .args(["--admin", "127.0.0.1:0", "--workers", "3", "--run-dir"])
             .arg(self.run_dir.path())
             .arg("--manifests")
             .arg(self.manifests.path())
+            .args(tls)
             .args(flags);
         command
     }

@@ -1,11 +1,18 @@
 //! One agent after the other on the same addresses: nothing is lost.
 
+use std::io::{Read, Write};
+use std::net::SocketAddr;
+use std::os::unix::net::UnixStream;
+use std::sync::PoisonError;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
-use std::time::Duration;
+
+use anyhow::Context;
 
 use crate::Done;
-use crate::agent::{Site, ask_on, get, open};
+use crate::agent::{HOST, Site, ask_on, get, open};
 use crate::namespace::NODE;
+
+use ingress_tests::{Certs, Ingress, KeptConnection, KeptWebSocket, Request};
 
 const FLAGS: [&str; 4] = ["--http", ":80", "--kernel", "on"];
 const CLIENTS: u8 = 4;
@@ -29,7 +36,10 @@ impl Load {
                 Ok(response) => response,
                 Err(error) => format!("{error:#}"),
             };
-            self.failed.lock().unwrap().push(problem);
+            self.failed
+                .lock()
+                .unwrap_or_else(PoisonError::into_inner)
+                .push(problem);
         }
     }
 
@@ -44,7 +54,12 @@ fn under_load(site: &Site, body: impl FnOnce(&Load) -> Done) -> anyhow::Result<L
     std::thread::scope(|scope| {
         for number in 0..CLIENTS {
             let load = &load;
-            scope.spawn(move || site.net.client.run(|| Ok(load.client(number))));
+            scope.spawn(move || {
+                site.net.client.run(|| {
+                    load.client(number);
+                    Ok(())
+                })
+            });
         }
         let done = body(&load);
         load.enough.store(true, Ordering::Relaxed);
@@ -157,14 +172,100 @@ fn two_agents_for_different_ports_live_side_by_side() -> Done {
     let Some(site) = Site::new()? else { return Ok(()) };
     let one = site.start(&FLAGS)?;
     let other = site.start(&["--http", ":81", "--kernel", "on"])?;
-    one.log_line("nothing", |_| true)?;
     other.log_line("that the other one goes on", |line| {
         line["message"]
             .as_str()
             .is_some_and(|text| text.contains("another agent goes on"))
     })?;
-    std::thread::sleep(Duration::from_millis(100));
     assert_eq!(site.status(one.pid())?["phase"], "serving");
+    assert!(site.get("10.77.0.1")?.starts_with("HTTP/1.1 200"));
+    Ok(())
+}
+
+#[test]
+fn websockets_and_h2_over_tls_go_through_a_hand_over() -> Done {
+    let Some(site) = Site::new()? else { return Ok(()) };
+    let certs = Certs::new()?;
+    site.manifests.tls_secret("web", &certs.leaf(&[HOST])?)?;
+    let ingress = Ingress::new("web")
+        .class("ingress-agent")
+        .host(HOST)
+        .prefix("/", "web");
+    site.manifests.ingress(&ingress.tls(&[HOST], "web"))?;
+    let flags = ["--http", ":80", "--https", ":443", "--kernel", "on"];
+    let address: SocketAddr = format!("{NODE}:443").parse()?;
+    let request = || {
+        Ok::<_, anyhow::Error>(Request::get(&format!("https://{HOST}/"))?.trusting(&certs.authority_pem()))
+    };
+    let ask = || site.net.client.run(|| Ok(request()?.h2().ask(address)?.status));
+
+    let old = site.start(&flags)?;
+    let mut socket = site.net.client.run(|| KeptWebSocket::open(request()?, address))?;
+    let mut kept = site
+        .net
+        .client
+        .run(|| KeptConnection::open(&request()?.h2(), address))?;
+    assert_eq!(kept.ask(request()?.h2())?.status, 200);
+    let new = site.start(&flags)?;
+    site.wait_for_phase(old.pid(), "handing over")?;
+    assert_eq!(
+        kept.ask(request()?.h2())?.status,
+        200,
+        "the old agent goes on with what it has"
+    );
+    while site.status(old.pid())?["phase"] != "draining" {
+        assert_eq!(ask()?, 200);
+    }
+    assert_eq!(socket.echo("still there")?, "still there");
+    assert_eq!(ask()?, 200);
+    // The WebSocket stays as long as it likes.
+    drop(kept);
+    crate::agent::wait("one connection", || {
+        Ok(site.status(old.pid())?["connections"] == 1)
+    })?;
+    assert_eq!(socket.echo("and still")?, "and still");
+    drop(socket);
+    crate::agent::wait(
+        "no connection",
+        || Ok(site.status(old.pid())?["connections"] == 0),
+    )?;
+    assert_eq!(site.status(new.pid())?["phase"], "serving");
+    Ok(())
+}
+
+#[test]
+fn nonsense_on_the_control_socket_is_refused_and_harms_nothing() -> Done {
+    let Some(site) = Site::new()? else { return Ok(()) };
+    let agent = site.start(&FLAGS)?;
+    let place = std::fs::read_dir(site.run_dir.path())?
+        .next()
+        .context("no meeting place")??
+        .path();
+    let sockets = std::fs::read_dir(place)?
+        .map(|entry| Ok(entry?.path()))
+        .collect::<anyhow::Result<Vec<_>>>()?;
+    let socket = sockets
+        .iter()
+        .find(|path| path.extension().is_some_and(|e| e == "sock"))
+        .context("no socket")?;
+    let say = |text: &str| -> anyhow::Result<String> {
+        let mut stream = UnixStream::connect(socket)?;
+        stream.write_all(text.as_bytes())?;
+        let mut answer = String::new();
+        stream.read_to_string(&mut answer)?;
+        Ok(answer)
+    };
+    assert!(
+        say("{\"version\":7,\"order\":\"retire\",\"pid\":1,\"addresses\":[\"[::]:80\"]}\n")?
+            .contains("version 7")
+    );
+    assert!(say("GET / HTTP/1.1\r\n")?.contains("refused"));
+    assert!(say("{\"version\":1,\"order\":\"share\",\"share\":4000000000}\n")?.contains("refused"));
+    // What a crash left behind is cleared away.
+    let stale = socket.with_file_name("1-dead.sock");
+    drop(std::os::unix::net::UnixListener::bind(&stale)?);
+    assert_eq!(site.status(agent.pid())?["phase"], "serving");
+    assert!(!stale.exists());
     assert!(site.get("10.77.0.1")?.starts_with("HTTP/1.1 200"));
     Ok(())
 }

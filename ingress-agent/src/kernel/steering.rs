@@ -286,6 +286,9 @@ fn most_slots() -> usize {
 }
 
 #[cfg(test)]
+mod test_run;
+
+#[cfg(test)]
 mod tests {
     use super::*;
 
