@@ -16,6 +16,7 @@ use ingress_tests::{Certs, Ingress, KeptConnection, KeptWebSocket, Request};
 
 const FLAGS: [&str; 4] = ["--http", ":80", "--kernel", "on"];
 const CLIENTS: u8 = 4;
+const HAND_OVERS: usize = 10;
 
 /// Requests, and failures in words.
 #[derive(Debug, Default)]
@@ -81,19 +82,19 @@ fn hand_overs_under_load_lose_no_request() -> Done {
     let kept = site.net.client.run(|| open("10.77.0.1", NODE))?;
     assert!(ask_on(&kept)?.contains("200"));
     let load = under_load(&site, |load| {
-        for _ in 0..4 {
-            go_on(load, 500)?;
+        for _ in 0..HAND_OVERS {
+            go_on(load, 2_000)?;
             agents.push(site.start(&FLAGS)?);
         }
         go_on(load, 500)?;
-        for old in &agents[..4] {
+        for old in &agents[..HAND_OVERS] {
             site.wait_for_phase(old.pid(), "draining")?;
         }
         go_on(load, 500)
     })?;
     let failed = load.failed.into_inner()?;
     println!(
-        "{} requests over 4 hand-overs, {} failed",
+        "{} requests over {HAND_OVERS} hand-overs, {} failed",
         load.sent.load(Ordering::Relaxed),
         failed.len()
     );
@@ -101,9 +102,9 @@ fn hand_overs_under_load_lose_no_request() -> Done {
     // One more is the kept connection's.
     assert_eq!(site.backend.requests(), load.sent.load(Ordering::Relaxed) + 1);
     let steered = |n: usize| site.status(agents[n].pid());
-    assert_eq!(steered(4)?["phase"], "serving");
+    assert_eq!(steered(HAND_OVERS)?["phase"], "serving");
     assert_eq!(steered(0)?["kernel"]["steering"]["on"], false);
-    for mut old in agents.drain(..4) {
+    for mut old in agents.drain(..HAND_OVERS) {
         old.terminate()?;
         assert_eq!(old.wait()?, Some(0), "a retired agent ends orderly");
     }

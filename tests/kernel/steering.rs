@@ -161,6 +161,21 @@ fn with_the_kernel_side_off_the_address_is_bound_and_nothing_is_in_the_kernel() 
     Ok(())
 }
 
+#[test]
+fn once_steering_has_ended_the_port_can_be_bound_at_once() -> Done {
+    let Some(site) = Site::new()? else {
+        return Ok(());
+    };
+    let mut agent = site.start(&["--http", ":80", "--kernel", "on"])?;
+    // The agent closes first, so that its end of the connection waits for a minute (TIME-WAIT).
+    assert!(is_agents(&site.get("10.77.0.1")?));
+    agent.terminate()?;
+    assert_eq!(agent.wait()?, Some(0));
+    let _agent = site.start(&["--http", ":80", "--kernel", "off"])?;
+    assert!(is_agents(&site.get("10.77.0.1")?));
+    Ok(())
+}
+
 /// How many descriptors each event loop of a process watches.
 fn watched(pid: u32) -> anyhow::Result<Vec<usize>> {
     let mut sizes = Vec::new();
