@@ -24,7 +24,6 @@ mod h2;
 mod h2_backend;
 mod harness;
 mod hosts;
-mod kernel_reject;
 mod lifecycle;
 mod ownership;
 mod papers;

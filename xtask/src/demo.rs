@@ -110,7 +110,7 @@ fn start_agent(program: &Path, site: &Site, places: Places, is_check: bool) -> a
         .args(["--http", &places.http.to_string()])
         .args(["--https", &places.https.to_string()])
         .args(["--admin", &places.admin.to_string()])
-        .args(["--workers", "2"])
+        .args(["--workers", "2", "--kernel", "off"])
         .args(["--access-log", if is_check { "off" } else { "all" }])
         .args(["--access-log-format", "text"]);
     Guarded::start(&command)

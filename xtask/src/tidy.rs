@@ -76,7 +76,10 @@ fn source_problems(path: &str, text: &str) -> Vec<String> {
 }
 
 fn is_test_file(path: &str) -> bool {
-    path.ends_with("/tests.rs") || path.contains("/tests/") || path.starts_with("tests/it/")
+    path.ends_with("/tests.rs")
+        || path.contains("/tests/")
+        || path.starts_with("tests/it/")
+        || path.starts_with("tests/kernel/")
 }
 
 /// Numbered lines up to the tests at the file's end.

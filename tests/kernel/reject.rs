@@ -84,7 +84,7 @@ fn inside(name: &str, case: impl FnOnce(&str) -> Done) -> Done {
     let output = Command::new("nsenter")
         .arg(format!("--net=/run/netns/{}", namespaces.client))
         .arg(std::env::current_exe()?)
-        .args(["--exact", &format!("kernel_reject::{name}"), "--nocapture"])
+        .args(["--exact", &format!("reject::{name}"), "--nocapture"])
         .env(SERVER, &namespaces.server)
         .output()?;
     let text = String::from_utf8_lossy(&output.stdout);
