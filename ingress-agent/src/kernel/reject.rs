@@ -394,3 +394,6 @@ fn no_program(name: &str) -> Trouble {
         format!("the object has no program {name}"),
     )
 }
+
+#[cfg(test)]
+mod tests;

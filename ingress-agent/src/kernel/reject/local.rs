@@ -32,7 +32,9 @@ fn index_v4(igmp: &str, name: &str) -> Option<u32> {
 
 /// Address, number (hexadecimal), prefix length, scope, flags, name.
 fn index_v6(if_inet6: &str, name: &str) -> Option<u32> {
-    let mut lines = if_inet6.lines().map(|line| line.split_whitespace().collect::<Vec<_>>());
+    let mut lines = if_inet6
+        .lines()
+        .map(|line| line.split_whitespace().collect::<Vec<_>>());
     lines.find_map(|words| match words[..] {
         [_, index, _, _, _, this] if this == name => u32::from_str_radix(index, 16).ok(),
         _ => None,

@@ -4,7 +4,9 @@ use aya::Ebpf;
 use aya::maps::lpm_trie::Key;
 use aya::maps::{Array, HashMap, LpmTrie, Map, MapData, MapError, PerCpuHashMap, RingBuf};
 use ingress_common::names::NameKey;
-use ingress_common::verdict::{CountKey, Judged, JudgedKey, SETTING_ALLOW_LIST, Settings, SourceKey, Verdict};
+use ingress_common::verdict::{
+    CountKey, Judged, JudgedKey, SETTING_ALLOW_LIST, Settings, SourceKey, Verdict,
+};
 use ingress_core::datapath::Operation;
 
 use super::sample::Sample;
