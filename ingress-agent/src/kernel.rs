@@ -67,7 +67,7 @@ pub struct KernelView {
     pub addresses: Vec<AddressView>,
     /// Early rejection of unmatched traffic.
     #[serde(default)]
-    pub rejection: RejectView,
+    pub rejection: Box<RejectView>,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -141,11 +141,11 @@ impl Kernel {
 
     pub fn view(&self) -> KernelView {
         KernelView {
-            rejection: match self.rejection.get() {
+            rejection: Box::new(match self.rejection.get() {
                 Some(Ok(rejection)) => rejection.view(),
                 Some(Err(why)) => RejectView::off(why),
                 None => RejectView::off("not started"),
-            },
+            }),
             ..self.steering_view()
         }
     }
@@ -160,7 +160,7 @@ impl Kernel {
                     reason: String::new(),
                 },
                 addresses: steering.addresses(),
-                rejection: RejectView::default(),
+                rejection: Box::default(),
             },
         }
     }
@@ -185,7 +185,7 @@ impl KernelView {
         Self {
             steering: HookView { on: false, reason },
             addresses: Vec::new(),
-            rejection: RejectView::default(),
+            rejection: Box::default(),
         }
     }
 }

@@ -21,7 +21,7 @@ pub(super) fn interface(name: &str) -> Option<u32> {
         .or_else(|| index_v6(&read("/proc/thread-self/net/if_inet6"), name))
 }
 
-/// `2	eth0      :     1      V3`
+/// `2 eth0 : 1 V3`, between tabs and blanks.
 fn index_v4(igmp: &str, name: &str) -> Option<u32> {
     let mut lines = igmp.lines().map(str::split_whitespace);
     lines.find_map(|mut words| {

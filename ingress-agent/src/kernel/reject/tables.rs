@@ -70,7 +70,7 @@ impl Tables {
                 if on {
                     settings.flags |= SETTING_ALLOW_LIST;
                 }
-                self.settings.set(0, &*settings, 0)
+                self.settings.set(0, *settings, 0)
             }
         }
     }
