@@ -1,7 +1,7 @@
 //! The kernel's side of the agent: loads the eBPF programs, attaches them, fills their maps, reads their counts.
 //!
 //! Every hook is optional by itself, and one that is off says why. Nothing is pinned: programs and maps live by the descriptors that this
-//! process holds, so whatever way it ends, the kernel takes them away with it (docs/decisions/0007). Knows sockets and addresses, no routes.
+//! process holds, so whatever way it ends, the kernel takes them away with it (docs/decisions/0004). Knows sockets and addresses, no routes.
 
 mod capability;
 pub mod control;
@@ -67,7 +67,7 @@ pub struct KernelView {
     pub addresses: Vec<AddressView>,
     /// Early rejection of unmatched traffic.
     #[serde(default)]
-    pub rejection: RejectView,
+    pub rejection: Box<RejectView>,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -141,11 +141,11 @@ impl Kernel {
 
     pub fn view(&self) -> KernelView {
         KernelView {
-            rejection: match self.rejection.get() {
+            rejection: Box::new(match self.rejection.get() {
                 Some(Ok(rejection)) => rejection.view(),
                 Some(Err(why)) => RejectView::off(why),
                 None => RejectView::off("not started"),
-            },
+            }),
             ..self.steering_view()
         }
     }
@@ -160,7 +160,7 @@ impl Kernel {
                     reason: String::new(),
                 },
                 addresses: steering.addresses(),
-                rejection: RejectView::default(),
+                rejection: Box::default(),
             },
         }
     }
@@ -185,7 +185,7 @@ impl KernelView {
         Self {
             steering: HookView { on: false, reason },
             addresses: Vec::new(),
-            rejection: RejectView::default(),
+            rejection: Box::default(),
         }
     }
 }

@@ -112,13 +112,13 @@ const FOREIGN: u32 = 27;
 const UNUSUAL: u32 = 28;
 
 /// From state and byte to the next state.
+#[allow(clippy::cast_possible_truncation, reason = "states and bytes are below 256")]
 static NEXT: [[u8; 256]; 32] = {
     let mut table = [[UNUSUAL as u8; 256]; 32];
     let mut state = 0;
     while state < FIRST_END {
         let mut byte = 0;
         while byte < 256 {
-            #[allow(clippy::cast_possible_truncation, reason = "both are below 256")]
             let next = next(state, byte as u8) as u8;
             table[state as usize][byte] = next;
             byte += 1;

@@ -1,7 +1,6 @@
 //! A packet's headers to the TCP segment in it: Ethernet, up to two VLAN tags, IPv4 with options, IPv6 with extension headers,
 //! TCP with options. Knows no ports, no addresses and no verdicts; what it is not sure of it names and leaves alone.
 
-use crate::steer::mapped;
 use crate::window::{HEAD_BYTES, SLACK, Window};
 
 /// The copied headers.
@@ -78,6 +77,12 @@ impl Segment {
     pub fn says(&self) -> bool {
         self.payload_len > 0 && self.flags & (SYN | ACK | RST) == ACK
     }
+}
+
+/// The bytes of an IPv4 address as they stand in keys.
+#[inline(always)]
+pub const fn mapped([a, b, c, d]: [u8; 4]) -> [u8; 16] {
+    [0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0xff, 0xff, a, b, c, d]
 }
 
 #[inline(always)]

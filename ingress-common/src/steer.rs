@@ -1,14 +1,14 @@
 //! Which socket gets a new connection: what the sk_lookup program decides once it has looked up the served address.
 
-use crate::abi::{FLAG_LOOPBACK, Served, ServedKey, WHOLE};
+use crate::abi::{Address, FLAG_LOOPBACK, Served, ServedKey, WHOLE};
 
-/// A connection that somebody wants to open; addresses as in [`ServedKey`].
+/// A connection that somebody wants to open; ports in host order.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Opening {
-    pub local: [u8; 16],
-    pub local_port: u16,
-    pub remote: [u8; 16],
-    pub remote_port: u16,
+    pub local: Address,
+    pub local_port: u32,
+    pub remote: Address,
+    pub remote_port: u32,
 }
 
 /// What becomes of it.
@@ -23,11 +23,13 @@ pub enum Steer {
 /// How many slots are tried before a connection is unclaimed: a worker that ended leaves its slot empty.
 pub const TRIES: u32 = 4;
 
-/// The bytes of an IPv4 address as they stand in keys.
+/// An IPv4 address, a word as it stands in the packet.
 #[inline(always)]
-pub const fn mapped([a, b, c, d]: [u8; 4]) -> [u8; 16] {
-    [0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0xff, 0xff, a, b, c, d]
+pub const fn mapped(v4: u32) -> Address {
+    [0, 0, MAPPED, v4]
 }
+
+const MAPPED: u32 = 0x0000_ffff_u32.to_be();
 
 impl Opening {
     /// What is asked first: this very address.
@@ -36,32 +38,27 @@ impl Opening {
         ServedKey {
             address: self.local,
             port: self.local_port,
-            padding: 0,
         }
     }
 
     /// What is asked next: every address of the family.
     #[inline(always)]
     pub const fn any(&self) -> ServedKey {
-        let address = if is_mapped(&self.local) {
-            mapped([0; 4])
-        } else {
-            [0; 16]
-        };
+        let address = if is_mapped(&self.local) { mapped(0) } else { [0; 4] };
         ServedKey {
             address,
             port: self.local_port,
-            padding: 0,
         }
     }
 
     /// 127.0.0.0/8 and ::1.
     #[inline(always)]
     pub const fn is_to_loopback(&self) -> bool {
+        let [high, middle, low, last] = self.local;
+        let last = u32::from_be(last);
         if is_mapped(&self.local) {
-            return self.local[12] == 127;
+            return last >> 24 == 127;
         }
-        let [high, middle, low, last] = words(&self.local);
         high == 0 && middle == 0 && low == 0 && last == 1
     }
 }
@@ -98,7 +95,7 @@ pub const fn slot(served: &Served, start: u32, attempt: u32) -> u32 {
 
 /// Where a source stands among [`WHOLE`]: always the same for the same address, whatever agent asks, so that a share is sticky.
 #[inline(always)]
-pub const fn share_of(source: &[u8; 16]) -> u32 {
+pub const fn share_of(source: &Address) -> u32 {
     finish(address_hash(SHARE_SEED, source)) % WHOLE
 }
 
@@ -107,12 +104,12 @@ const SHARE_SEED: u32 = 0x5eed_0001;
 #[inline(always)]
 const fn spread(seed: u32, opening: &Opening) -> u32 {
     let hash = address_hash(seed, &opening.remote);
-    finish(mix(hash, opening.remote_port as u32))
+    finish(mix(hash, opening.remote_port))
 }
 
 #[inline(always)]
-const fn address_hash(seed: u32, address: &[u8; 16]) -> u32 {
-    let [first, second, third, last] = words(address);
+const fn address_hash(seed: u32, address: &Address) -> u32 {
+    let [first, second, third, last] = *address;
     mix(mix(mix(mix(seed, first), second), third), last)
 }
 
@@ -139,19 +136,8 @@ const fn finish(mut hash: u32) -> u32 {
 }
 
 #[inline(always)]
-const fn is_mapped(address: &[u8; 16]) -> bool {
-    let [first, second, third, _] = words(address);
-    first == 0 && second == 0 && third == 0x0000_ffff
-}
-
-#[inline(always)]
-const fn words(a: &[u8; 16]) -> [u32; 4] {
-    [
-        u32::from_be_bytes([a[0], a[1], a[2], a[3]]),
-        u32::from_be_bytes([a[4], a[5], a[6], a[7]]),
-        u32::from_be_bytes([a[8], a[9], a[10], a[11]]),
-        u32::from_be_bytes([a[12], a[13], a[14], a[15]]),
-    ]
+const fn is_mapped(address: &Address) -> bool {
+    address[0] == 0 && address[1] == 0 && address[2] == MAPPED
 }
 
 #[cfg(test)]
@@ -168,11 +154,11 @@ mod tests {
         flags: 0,
     };
 
-    fn from(source: u32, port: u16) -> Opening {
+    fn from(source: u32, port: u32) -> Opening {
         Opening {
-            local: mapped([10, 77, 0, 2]),
+            local: mapped(0x0a4d_0002_u32.to_be()),
             local_port: 80,
-            remote: mapped(source.to_be_bytes()),
+            remote: mapped(source.to_be()),
             remote_port: port,
         }
     }
@@ -183,8 +169,8 @@ mod tests {
             let served = Served { slots, ..ALL };
             let mut hits = vec![0u32; slots as usize];
             // One client with many ports and many clients with one.
-            for n in 0..20_000u16 {
-                for opening in [from(0x0a4d_0001, n), from(0x0a4d_0000 + u32::from(n), 40_000)] {
+            for n in 0..20_000u32 {
+                for opening in [from(0x0a4d_0001, n), from(0x0a4d_0000 + n, 40_000)] {
                     let Steer::Take { start } = to_this(&served, &opening) else {
                         panic!("left")
                     };
@@ -239,11 +225,11 @@ mod tests {
 
     #[test]
     fn loopback_is_taken_by_a_listener_for_all_addresses_only_with_the_flag() {
-        let loopbacks = [mapped([127, 0, 0, 1]), mapped([127, 9, 9, 9]), {
-            let mut one = [0; 16];
-            one[15] = 1;
-            one
-        }];
+        let loopbacks = [
+            mapped(0x7f00_0001_u32.to_be()),
+            mapped(0x7f09_0909_u32.to_be()),
+            [0, 0, 0, 1_u32.to_be()],
+        ];
         for local in loopbacks {
             let opening = Opening { local, ..from(1, 1) };
             assert_eq!(to_any(&ALL, &opening), Steer::Leave);
@@ -259,10 +245,10 @@ mod tests {
 
     #[test]
     fn every_address_is_asked_in_the_connections_own_family() {
-        assert_eq!(from(1, 1).any().address, mapped([0; 4]));
+        assert_eq!(from(1, 1).any().address, mapped(0));
         let mut six = from(1, 1);
-        six.local = [0x20, 1, 0xd, 0xb8, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 1];
-        assert_eq!(six.any().address, [0; 16]);
+        six.local = [0x2001_0db8_u32.to_be(), 0, 0, 1_u32.to_be()];
+        assert_eq!(six.any().address, [0; 4]);
         assert_eq!(six.exact().address, six.local);
     }
 

@@ -3,7 +3,6 @@
 //! *Unsure means pass*: every way out of here that is not certain is a pass, and user space decides. Only packets to served addresses
 //! and ports are judged, and packets that open a connection to an ingress address where no socket listens.
 
-use crate::abi::ServedKey;
 use crate::bucket::Rate;
 use crate::http::{self, Request};
 use crate::names::{NameKey, Walk};
@@ -42,6 +41,19 @@ pub struct Settings {
 pub const SETTING_ALLOW_LIST: u32 = 1;
 /// An opening packet that is rejected is answered with a reset; else it is dropped.
 pub const SETTING_ANSWER: u32 = 2;
+
+/// Where a packet goes.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct JudgedKey {
+    /// In network order; IPv4 stands as `::ffff:a.b.c.d`.
+    pub address: [u8; 16],
+    /// In host order.
+    pub port: u16,
+    pub padding: u16,
+}
+
+const _: () = assert!(size_of::<JudgedKey>() == 20);
 
 /// A served address and port, as far as rejection is concerned.
 #[repr(C)]
@@ -198,7 +210,7 @@ pub const fn is_reject(verdict: u32) -> bool {
 /// What the decision looks things up in: maps in the kernel, collections in the model beside it.
 pub trait Tables {
     fn settings(&self) -> Settings;
-    fn judged(&self, key: &ServedKey) -> Option<Judged>;
+    fn judged(&self, key: &JudgedKey) -> Option<Judged>;
     /// [`NOT_LISTED`] … [`TRUSTED`].
     fn listed(&self, list: u32, source: &[u8; 16]) -> u32;
     /// An address on which unserved ports are to be refused.
@@ -297,7 +309,7 @@ pub fn headers<T: Tables>(tables: &T, packet: &Packet) -> Step {
 
 #[inline(always)]
 fn judged<T: Tables>(tables: &T, to: &Destination) -> Option<Judged> {
-    tables.judged(&ServedKey {
+    tables.judged(&JudgedKey {
         address: to.address,
         port: to.port,
         padding: 0,
@@ -446,13 +458,15 @@ fn is_known<T: Tables>(tables: &T, walk: &Walk) -> bool {
 #[cfg(feature = "user")]
 mod user {
     #![allow(unsafe_code, reason = "aya's marker for plain bytes is an unsafe trait")]
-    use super::{CountKey, Judged, Settings, SourceKey};
+    use super::{CountKey, Judged, JudgedKey, Settings, SourceKey};
     use crate::names::NameKey;
 
     // SAFETY: repr(C), integers only, no implicit padding (the asserted sizes are the sums of the fields').
     unsafe impl aya::Pod for Settings {}
     // SAFETY: as above.
     unsafe impl aya::Pod for Judged {}
+    // SAFETY: as above.
+    unsafe impl aya::Pod for JudgedKey {}
     // SAFETY: as above.
     unsafe impl aya::Pod for SourceKey {}
     // SAFETY: as above.

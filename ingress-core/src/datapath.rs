@@ -9,12 +9,11 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 
-use ingress_common::abi::ServedKey;
 use ingress_common::names::NameKey;
-use ingress_common::steer::mapped;
+use ingress_common::packet::mapped;
 use ingress_common::verdict::{
-    ALLOWED, DENIED, JUDGE_ALLOW_LIST, JUDGE_HTTP_HOSTS, JUDGE_TLS_NAMES, Judged, MAX_INGRESS, MAX_JUDGED,
-    MAX_NAMES, MAX_SOURCES, NODE_LIST, SourceKey, TRUSTED,
+    ALLOWED, DENIED, JUDGE_ALLOW_LIST, JUDGE_HTTP_HOSTS, JUDGE_TLS_NAMES, Judged, JudgedKey, MAX_INGRESS,
+    MAX_JUDGED, MAX_NAMES, MAX_SOURCES, NODE_LIST, SourceKey, TRUSTED,
 };
 use ipnet::IpNet;
 
@@ -78,8 +77,8 @@ pub struct Place {
 }
 
 impl Place {
-    pub fn key(self) -> ServedKey {
-        ServedKey {
+    pub fn key(self) -> JudgedKey {
+        JudgedKey {
             address: self.address,
             port: self.port,
             padding: 0,

@@ -6,7 +6,7 @@ use aya_ebpf::maps::{Array, HashMap, LpmTrie, LruHashMap, PerCpuArray, PerCpuHas
 use ingress_common::abi::{MAX_SERVED, MAX_SERVED_KEYS, MAX_SLOTS, Served, ServedKey, SteerCounts};
 use ingress_common::names::NameKey;
 use ingress_common::verdict::{
-    CountKey, Judged, MAX_BUDGETS, MAX_COUNTS, MAX_INGRESS, MAX_JUDGED, MAX_NAMES, MAX_SOURCES, SAMPLES_BYTES,
+    CountKey, Judged, JudgedKey, MAX_BUDGETS, MAX_COUNTS, MAX_INGRESS, MAX_JUDGED, MAX_NAMES, MAX_SOURCES, SAMPLES_BYTES,
     Scratch, Settings, SourceKey,
 };
 
@@ -28,7 +28,7 @@ pub static REJECT_SETTINGS: Array<Settings> = Array::with_max_entries(1, 0);
 
 /// The addresses and ports that are judged, and how. The agent writes.
 #[map]
-pub static JUDGED: HashMap<ServedKey, Judged> = HashMap::with_max_entries(MAX_JUDGED, BPF_F_NO_PREALLOC);
+pub static JUDGED: HashMap<JudgedKey, Judged> = HashMap::with_max_entries(MAX_JUDGED, BPF_F_NO_PREALLOC);
 
 /// Lists of sources: of several networks the smallest decides. The agent writes.
 #[map]

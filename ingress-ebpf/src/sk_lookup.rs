@@ -87,32 +87,28 @@ fn opening(context: &SkLookupContext) -> Option<Opening> {
     }
     let is_v4 = read!(family) == AF_INET;
     let (local4, remote4) = (read!(local_ip4), read!(remote_ip4));
-    let local6 = address(read!(local_ip6[0]), read!(local_ip6[1]), read!(local_ip6[2]), read!(local_ip6[3]));
-    let remote6 = address(read!(remote_ip6[0]), read!(remote_ip6[1]), read!(remote_ip6[2]), read!(remote_ip6[3]));
+    let local6 = [
+        read!(local_ip6[0]),
+        read!(local_ip6[1]),
+        read!(local_ip6[2]),
+        read!(local_ip6[3]),
+    ];
+    let remote6 = [
+        read!(remote_ip6[0]),
+        read!(remote_ip6[1]),
+        read!(remote_ip6[2]),
+        read!(remote_ip6[3]),
+    ];
     let (local, remote) = if is_v4 {
-        (mapped(local4.to_ne_bytes()), mapped(remote4.to_ne_bytes()))
+        (mapped(local4), mapped(remote4))
     } else {
         (local6, remote6)
     };
     Some(Opening {
         local,
         // Host order here, network order there (linux/bpf.h, struct bpf_sk_lookup).
-        local_port: read!(local_port) as u16,
+        local_port: read!(local_port),
         remote,
-        remote_port: u16::from_be(read!(remote_port)),
+        remote_port: u16::from_be(read!(remote_port)) as u32,
     })
-}
-
-/// Four words in network order.
-#[inline(always)]
-const fn address(first: u32, second: u32, third: u32, last: u32) -> [u8; 16] {
-    let (a, b, c, d) = (
-        first.to_ne_bytes(),
-        second.to_ne_bytes(),
-        third.to_ne_bytes(),
-        last.to_ne_bytes(),
-    );
-    [
-        a[0], a[1], a[2], a[3], b[0], b[1], b[2], b[3], c[0], c[1], c[2], c[3], d[0], d[1], d[2], d[3],
-    ]
 }

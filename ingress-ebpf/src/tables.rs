@@ -3,12 +3,11 @@
 use aya_ebpf::bindings::{bpf_sock, bpf_sock_tuple};
 use aya_ebpf::helpers::generated::{bpf_ktime_get_ns, bpf_sk_release, bpf_skc_lookup_tcp, bpf_tcp_sock};
 use aya_ebpf::maps::lpm_trie::Key;
-use ingress_common::abi::ServedKey;
 use ingress_common::bucket::Rate;
 use ingress_common::names::NameKey;
 use ingress_common::packet::{Packet, Segment};
 use ingress_common::verdict::{
-    self, CountKey, Judged, NOT_LISTED, REJECT, SAMPLE_NAME, Sample, Scratch, Settings, SourceKey, Step, Tables,
+    self, CountKey, Judged, JudgedKey, NOT_LISTED, REJECT, SAMPLE_NAME, Sample, Scratch, Settings, SourceKey, Step, Tables,
     is_reject, mode,
 };
 use ingress_common::window::Window;
@@ -46,7 +45,7 @@ impl Tables for Maps {
     }
 
     #[inline(always)]
-    fn judged(&self, key: &ServedKey) -> Option<Judged> {
+    fn judged(&self, key: &JudgedKey) -> Option<Judged> {
         // SAFETY: an entry that is replaced meanwhile stays readable until the program ends (RCU).
         unsafe { JUDGED.get(key) }.copied()
     }

@@ -51,3 +51,8 @@ fn a_proxy_protocol_header_is_decided_once_and_for_all() {
 fn no_client_hello_brings_the_handshake_down() {
     run(&fuzz::CLIENT_HELLO);
 }
+
+#[test]
+fn a_name_that_the_kernel_is_sure_of_is_the_one_that_user_space_reads() {
+    run(&fuzz::FIRST_WORDS);
+}

@@ -5,6 +5,7 @@
 //! for the coverage that only a nightly compiler would measure. docs/fuzzing.md tells how to run more and how to keep an input.
 
 mod client_hello;
+mod first_words;
 mod host;
 mod http1;
 mod http2;
@@ -24,6 +25,7 @@ use std::time::{Duration, Instant};
 use mutation::{Mutator, Random};
 
 pub use client_hello::CLIENT_HELLO;
+pub use first_words::FIRST_WORDS;
 pub use host::HOST;
 pub use http1::HTTP1;
 pub use http2::HTTP2;

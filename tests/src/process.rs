@@ -48,7 +48,8 @@ impl AgentProcess {
     }
 
     fn start_from(program: &str, (source, path): (&str, &Path), flags: &[&str]) -> anyhow::Result<Self> {
-        let mut child = Command::new(program)
+        let mut command = Command::new(program);
+        command
             .args(["run", "--http", "127.0.0.1:0", "--https", "127.0.0.1:0"])
             .args(["--admin", "127.0.0.1:0", "--log-format", "json"])
             .args(["--kernel", "off"])
@@ -59,11 +60,17 @@ impl AgentProcess {
             })
             .arg(source)
             .arg(path)
-            .args(flags)
+            .args(flags);
+        Self::watch(&mut command)
+    }
+
+    /// Starts a whole command line that ends in an agent with `--log-format json`, and waits until it serves.
+    pub fn watch(command: &mut Command) -> anyhow::Result<Self> {
+        let mut child = command
             .stdout(Stdio::piped())
             .stderr(Stdio::piped())
             .spawn()
-            .with_context(|| format!("starting {program}"))?;
+            .with_context(|| format!("starting {command:?}"))?;
         let unread = Some(child.stdout.take().context("no output")?);
         let log = Lines::of(child.stderr.take().context("no log")?);
         let mut started = Self {
@@ -84,6 +91,16 @@ impl AgentProcess {
         (started.http, started.https) = (address("http")?, address("https")?);
         started.admin = address("admin")?;
         Ok(started)
+    }
+
+    pub fn pid(&self) -> u32 {
+        self.child.id()
+    }
+
+    /// Ends the process as a fault would: no signal handler, no drain.
+    pub fn kill(mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
     }
 
     /// From now on its standard output is read.

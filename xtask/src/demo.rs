@@ -115,7 +115,7 @@ fn start_agent(
         .args(["--https", &wanted.https.to_string()])
         .args(["--admin", &wanted.admin.to_string()])
         .args(["--log-format", "text"])
-        .args(["--workers", "2"])
+        .args(["--workers", "2", "--kernel", "off"])
         .args(["--access-log", if is_check { "off" } else { "all" }])
         .args(["--access-log-format", "text"]);
     let (agent, log) = Guarded::start_telling(&command)?;

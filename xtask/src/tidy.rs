@@ -79,6 +79,7 @@ fn is_test_file(path: &str) -> bool {
         || path.contains("/tests/")
         || path.starts_with("tests/it/")
         || path.starts_with("tests/cluster/")
+        || path.starts_with("tests/kernel/")
 }
 
 /// Numbered lines up to the tests at the file's end.

@@ -70,6 +70,10 @@ pub(super) async fn page(path: &str, headers: &HeaderMap, state: &AdminState) ->
 
 async fn health(state: &AdminState) -> Page {
     let mut missing = stalled(state).await;
+    // Workers end once they are drained; an agent that handed over waits for its signal without them, and needs no restart.
+    if state.draining.load(Ordering::Relaxed) {
+        missing.clear();
+    }
     missing.extend(
         state
             .dead

@@ -231,8 +231,7 @@ impl State {
             if self.wanted.xdp {
                 attach_xdp(&mut self.ebpf, &interface)?;
             }
-            let index = std::fs::read_to_string(format!("/sys/class/net/{interface}/ifindex"));
-            let index = index.ok().and_then(|text| text.trim().parse().ok()).unwrap_or(0);
+            let index = local::interface(&interface).unwrap_or(0);
             let by = if self.wanted.xdp { "xdp and tc" } else { "tc" };
             let view = AttachedView {
                 interface,
@@ -395,3 +394,6 @@ fn no_program(name: &str) -> Trouble {
         format!("the object has no program {name}"),
     )
 }
+
+#[cfg(test)]
+mod tests;

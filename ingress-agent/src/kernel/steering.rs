@@ -5,13 +5,15 @@
 mod private;
 
 use std::fs::File;
-use std::net::{IpAddr, SocketAddr, TcpListener};
+use std::net::{IpAddr, Ipv6Addr, SocketAddr, TcpListener};
 
 use aya::maps::{HashMap, MapData, PerCpuArray, SockMap};
 use aya::programs::SkLookup;
 use aya::programs::sk_lookup::SkLookupLink;
 use aya::{Ebpf, maps::Map};
-use ingress_common::abi::{FLAG_LOOPBACK, MAX_SERVED, MAX_SLOTS, Served, ServedKey, SteerCounts, WHOLE};
+use ingress_common::abi::{
+    Address, FLAG_LOOPBACK, MAX_SERVED, MAX_SLOTS, Served, ServedKey, SteerCounts, WHOLE,
+};
 use ingress_common::steer::mapped;
 use serde::{Deserialize, Serialize};
 
@@ -261,26 +263,30 @@ fn entries(wanted: &[Wanted], listeners: &PrivateListeners, share: u32) -> Resul
 
 /// As the program asks for them, each with whether it is IPv6's.
 fn keys(address: SocketAddr) -> Vec<(ServedKey, bool)> {
-    let key = |address: [u8; 16]| ServedKey {
-        address,
-        port: 0,
-        padding: 0,
-    };
-    let keys = match address.ip().to_canonical() {
-        IpAddr::V4(v4) => vec![(key(mapped(v4.octets())), false)],
-        IpAddr::V6(v6) if v6.is_unspecified() => vec![(key(mapped([0; 4])), false), (key([0; 16]), true)],
-        IpAddr::V6(v6) => vec![(key(v6.octets()), true)],
-    };
-    let port = address.port();
-    keys.into_iter()
-        .map(|(key, is_v6)| (ServedKey { port, ..key }, is_v6))
-        .collect()
+    let port = u32::from(address.port());
+    let key = |address: Address| ServedKey { address, port };
+    match address.ip().to_canonical() {
+        IpAddr::V4(v4) => vec![(key(mapped(u32::from_ne_bytes(v4.octets()))), false)],
+        IpAddr::V6(v6) if v6.is_unspecified() => vec![(key(mapped(0)), false), (key([0; 4]), true)],
+        IpAddr::V6(v6) => vec![(key(words(v6)), true)],
+    }
+}
+
+fn words(address: Ipv6Addr) -> Address {
+    let [a, b, c, d] = [0, 2, 4, 6].map(|n| {
+        let [high, low] = [address.segments()[n], address.segments()[n + 1]].map(u32::from);
+        (high << 16 | low).to_be()
+    });
+    [a, b, c, d]
 }
 
 /// What the maps have room for.
 fn most_slots() -> usize {
     usize::try_from(MAX_SLOTS).unwrap_or(usize::MAX)
 }
+
+#[cfg(test)]
+mod test_run;
 
 #[cfg(test)]
 mod tests {
@@ -299,16 +305,13 @@ mod tests {
         let shown = |address: &str| -> Vec<_> {
             let keys = keys(address.parse().unwrap());
             keys.iter()
-                .map(|(key, is_v6)| (key.address[12..].to_vec(), key.port, *is_v6))
+                .map(|(key, is_v6)| (u32::from_be(key.address[3]), key.port, *is_v6))
                 .collect()
         };
-        assert_eq!(
-            shown("[::]:80"),
-            [(vec![0; 4], 80, false), (vec![0; 4], 80, true)]
-        );
-        assert_eq!(shown("10.0.0.5:81"), [(vec![10, 0, 0, 5], 81, false)]);
-        assert_eq!(shown("[::ffff:10.0.0.5]:81"), [(vec![10, 0, 0, 5], 81, false)]);
-        assert_eq!(shown("[::1]:81"), [(vec![0, 0, 0, 1], 81, true)]);
+        assert_eq!(shown("[::]:80"), [(0, 80, false), (0, 80, true)]);
+        assert_eq!(shown("10.0.0.5:81"), [(0x0a00_0005, 81, false)]);
+        assert_eq!(shown("[::ffff:10.0.0.5]:81"), [(0x0a00_0005, 81, false)]);
+        assert_eq!(shown("[::1]:81"), [(1, 81, true)]);
     }
 
     #[test]

@@ -4,8 +4,8 @@ use std::string::String;
 use std::vec::Vec;
 
 use super::*;
+use crate::packet::mapped;
 use crate::packet::{ACK, FIN, SYN};
-use crate::steer::mapped;
 use crate::window::{Payload, Window};
 
 /// Tables as plain collections.
@@ -26,7 +26,7 @@ impl Tables for Plain {
     fn settings(&self) -> Settings {
         self.settings
     }
-    fn judged(&self, key: &ServedKey) -> Option<Judged> {
+    fn judged(&self, key: &JudgedKey) -> Option<Judged> {
         self.judged.get(&(key.address, key.port)).copied()
     }
     fn listed(&self, list: u32, source: &[u8; 16]) -> u32 {

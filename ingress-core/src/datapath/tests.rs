@@ -69,7 +69,7 @@ impl Tables for Model<'_> {
             ..Settings::default()
         }
     }
-    fn judged(&self, key: &ServedKey) -> Option<Judged> {
+    fn judged(&self, key: &JudgedKey) -> Option<Judged> {
         let place = Place {
             address: key.address,
             port: key.port,

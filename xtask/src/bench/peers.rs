@@ -231,6 +231,8 @@ fn agent_arguments(site: &Site, cores: Cores) -> Vec<OsString> {
         cores.workers().into(),
         "--access-log".into(),
         "off".into(),
+        "--kernel".into(),
+        "off".into(),
     ]
 }
 

@@ -42,7 +42,7 @@ mod tests {
 
     #[test]
     fn a_sample_is_read_as_the_kernels_side_lays_it_out_and_its_name_is_escaped() {
-        let mut bytes = Vec::from(ingress_common::steer::mapped([192, 0, 2, 1]));
+        let mut bytes = Vec::from(ingress_common::packet::mapped([192, 0, 2, 1]));
         bytes.extend(7u32.to_ne_bytes());
         bytes.extend((Verdict::TlsNameUnknown as u32).to_ne_bytes());
         bytes.extend(443u16.to_ne_bytes());

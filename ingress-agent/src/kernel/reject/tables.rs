@@ -3,9 +3,10 @@
 use aya::Ebpf;
 use aya::maps::lpm_trie::Key;
 use aya::maps::{Array, HashMap, LpmTrie, Map, MapData, MapError, PerCpuHashMap, RingBuf};
-use ingress_common::abi::ServedKey;
 use ingress_common::names::NameKey;
-use ingress_common::verdict::{CountKey, Judged, SETTING_ALLOW_LIST, Settings, SourceKey, Verdict};
+use ingress_common::verdict::{
+    CountKey, Judged, JudgedKey, SETTING_ALLOW_LIST, Settings, SourceKey, Verdict,
+};
 use ingress_core::datapath::Operation;
 
 use super::sample::Sample;
@@ -13,7 +14,7 @@ use crate::kernel::trouble::{Hook, Step, Trouble};
 
 pub(super) struct Tables {
     settings: Array<MapData, Settings>,
-    judged: HashMap<MapData, ServedKey, Judged>,
+    judged: HashMap<MapData, JudgedKey, Judged>,
     sources: LpmTrie<MapData, SourceKey, u32>,
     ingress: HashMap<MapData, [u8; 16], u32>,
     names: HashMap<MapData, NameKey, u32>,
@@ -69,7 +70,7 @@ impl Tables {
                 if on {
                     settings.flags |= SETTING_ALLOW_LIST;
                 }
-                self.settings.set(0, &*settings, 0)
+                self.settings.set(0, *settings, 0)
             }
         }
     }

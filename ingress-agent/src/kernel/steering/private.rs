@@ -94,9 +94,10 @@ fn open(is_v6: bool) -> io::Result<TcpListener> {
     };
     let socket = Socket::new(domain, Type::STREAM, Some(Protocol::TCP))?;
     socket.set_nonblocking(true)?;
-    // Accepted sockets inherit it. They stand on the served port, and would keep anybody, us included, from binding it.
-    socket.set_reuse_address(true)?;
     socket.bind(&SocketAddr::new(loopback, 0).into())?;
+    // Accepted sockets inherit it. They stand on the served port, and would keep anybody, us included, from binding it. Set after the
+    // bind, so that the kernel chooses a port that nobody else is about to listen on.
+    socket.set_reuse_address(true)?;
     socket.listen(BACKLOG)?;
     Ok(socket.into())
 }

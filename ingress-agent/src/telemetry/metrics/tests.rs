@@ -39,7 +39,7 @@ fn published() -> Published {
 
 fn steered() -> KernelView {
     KernelView {
-        rejection: crate::kernel::reject::RejectView::default(),
+        rejection: Box::default(),
         steering: HookView {
             on: true,
             reason: String::new(),

@@ -1,0 +1,272 @@
+//! One agent after the other on the same addresses: nothing is lost.
+
+use std::io::{Read, Write};
+use std::net::SocketAddr;
+use std::os::unix::net::UnixStream;
+use std::sync::PoisonError;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+
+use anyhow::Context;
+
+use crate::Done;
+use crate::agent::{HOST, Site, ask_on, get, open};
+use crate::namespace::NODE;
+
+use ingress_tests::{Certs, Ingress, KeptConnection, KeptWebSocket, Request};
+
+const FLAGS: [&str; 4] = ["--http", ":80", "--kernel", "on"];
+const CLIENTS: u8 = 4;
+const HAND_OVERS: usize = 10;
+
+/// Requests, and failures in words.
+#[derive(Debug, Default)]
+struct Load {
+    sent: AtomicUsize,
+    failed: std::sync::Mutex<Vec<String>>,
+    enough: AtomicBool,
+}
+
+impl Load {
+    /// Each request on a connection of its own, from many sources, until there is enough. Nothing is tried twice.
+    fn client(&self, number: u8) {
+        let from = format!("10.77.1.{}", number + 1);
+        while !self.enough.load(Ordering::Relaxed) {
+            self.sent.fetch_add(1, Ordering::Relaxed);
+            let problem = match get(&from, NODE) {
+                Ok(response) if response.starts_with("HTTP/1.1 200") => continue,
+                Ok(response) => response,
+                Err(error) => format!("{error:#}"),
+            };
+            self.failed
+                .lock()
+                .unwrap_or_else(PoisonError::into_inner)
+                .push(problem);
+        }
+    }
+
+    fn sent(&self) -> usize {
+        self.sent.load(Ordering::Relaxed)
+    }
+}
+
+/// Runs the load while `body` does something, and for a while after it.
+fn under_load(site: &Site, body: impl FnOnce(&Load) -> Done) -> anyhow::Result<Load> {
+    let load = Load::default();
+    std::thread::scope(|scope| {
+        for number in 0..CLIENTS {
+            let load = &load;
+            scope.spawn(move || {
+                site.net.client.run(|| {
+                    load.client(number);
+                    Ok(())
+                })
+            });
+        }
+        let done = body(&load);
+        load.enough.store(true, Ordering::Relaxed);
+        done
+    })?;
+    Ok(load)
+}
+
+/// The load goes on for this many requests.
+fn go_on(load: &Load, requests: usize) -> Done {
+    let until = load.sent() + requests;
+    crate::agent::wait("requests", || Ok(load.sent() >= until))
+}
+
+#[test]
+fn hand_overs_under_load_lose_no_request() -> Done {
+    let Some(site) = Site::new()? else { return Ok(()) };
+    let mut agents = vec![site.start(&FLAGS)?];
+    let kept = site.net.client.run(|| open("10.77.0.1", NODE))?;
+    assert!(ask_on(&kept)?.contains("200"));
+    let load = under_load(&site, |load| {
+        for _ in 0..HAND_OVERS {
+            go_on(load, 2_000)?;
+            agents.push(site.start(&FLAGS)?);
+        }
+        go_on(load, 500)?;
+        for old in &agents[..HAND_OVERS] {
+            site.wait_for_phase(old.pid(), "draining")?;
+        }
+        go_on(load, 500)
+    })?;
+    let failed = load.failed.into_inner()?;
+    println!(
+        "{} requests over {HAND_OVERS} hand-overs, {} failed",
+        load.sent.load(Ordering::Relaxed),
+        failed.len()
+    );
+    assert!(failed.is_empty(), "{failed:#?}");
+    // One more is the kept connection's.
+    assert_eq!(site.backend.requests(), load.sent.load(Ordering::Relaxed) + 1);
+    let steered = |n: usize| site.status(agents[n].pid());
+    assert_eq!(steered(HAND_OVERS)?["phase"], "serving");
+    assert_eq!(steered(0)?["kernel"]["steering"]["on"], false);
+    for mut old in agents.drain(..HAND_OVERS) {
+        old.terminate()?;
+        assert_eq!(old.wait()?, Some(0), "a retired agent ends orderly");
+    }
+    assert!(site.get("10.77.0.1")?.starts_with("HTTP/1.1 200"));
+    Ok(())
+}
+
+#[test]
+fn when_the_new_agent_dies_at_once_the_old_one_goes_on() -> Done {
+    let Some(site) = Site::new()? else { return Ok(()) };
+    let old = site.start(&FLAGS)?;
+    let new = site.start(&FLAGS)?;
+    site.wait_for_phase(old.pid(), "handing over")?;
+    assert!(site.get("10.77.0.1")?.starts_with("HTTP/1.1 200"));
+    assert_eq!(
+        site.status(old.pid())?["kernel"]["addresses"][0]["steered"],
+        1,
+        "the kernel runs both programs"
+    );
+    new.kill();
+    for _ in 0..100 {
+        assert!(site.get("10.77.0.1")?.starts_with("HTTP/1.1 200"));
+    }
+    old.log_line("that it goes on", |line| {
+        line["message"]
+            .as_str()
+            .is_some_and(|text| text.contains("goes on serving"))
+    })?;
+    assert_eq!(site.status(old.pid())?["phase"], "serving");
+    // And the next one may take over after all.
+    let next = site.start(&FLAGS)?;
+    site.wait_for_phase(old.pid(), "draining")?;
+    assert_eq!(site.status(next.pid())?["phase"], "serving");
+    Ok(())
+}
+
+#[test]
+fn when_the_old_agent_dies_during_the_hand_over_the_new_one_has_everything() -> Done {
+    let Some(site) = Site::new()? else { return Ok(()) };
+    let old = site.start(&FLAGS)?;
+    let new = site.start(&FLAGS)?;
+    site.wait_for_phase(old.pid(), "handing over")?;
+    let load = under_load(&site, |load| {
+        go_on(load, 200)?;
+        old.kill();
+        go_on(load, 500)
+    })?;
+    let failed = load.failed.into_inner()?;
+    assert!(failed.is_empty(), "{failed:#?}");
+    assert_eq!(site.status(new.pid())?["phase"], "serving");
+    Ok(())
+}
+
+#[test]
+fn an_agent_that_cannot_start_leaves_everything_to_the_old_one() -> Done {
+    let Some(site) = Site::new()? else { return Ok(()) };
+    let old = site.start(&FLAGS)?;
+    site.refused(&[], &["--http", ":80,10.77.0.2:80,[::]:80", "--kernel", "on"])?;
+    assert_eq!(site.status(old.pid())?["phase"], "serving");
+    assert!(site.get("10.77.0.1")?.starts_with("HTTP/1.1 200"));
+    Ok(())
+}
+
+#[test]
+fn two_agents_for_different_ports_live_side_by_side() -> Done {
+    let Some(site) = Site::new()? else { return Ok(()) };
+    let one = site.start(&FLAGS)?;
+    let other = site.start(&["--http", ":81", "--kernel", "on"])?;
+    other.log_line("that the other one goes on", |line| {
+        line["message"]
+            .as_str()
+            .is_some_and(|text| text.contains("another agent goes on"))
+    })?;
+    assert_eq!(site.status(one.pid())?["phase"], "serving");
+    assert!(site.get("10.77.0.1")?.starts_with("HTTP/1.1 200"));
+    Ok(())
+}
+
+#[test]
+fn websockets_and_h2_over_tls_go_through_a_hand_over() -> Done {
+    let Some(site) = Site::new()? else { return Ok(()) };
+    let certs = Certs::new()?;
+    site.manifests.tls_secret("web", &certs.leaf(&[HOST])?)?;
+    let ingress = Ingress::new("web")
+        .class("ingress-agent")
+        .host(HOST)
+        .prefix("/", "web");
+    site.manifests.ingress(&ingress.tls(&[HOST], "web"))?;
+    let flags = ["--http", ":80", "--https", ":443", "--kernel", "on"];
+    let address: SocketAddr = format!("{NODE}:443").parse()?;
+    let request = || {
+        Ok::<_, anyhow::Error>(Request::get(&format!("https://{HOST}/"))?.trusting(&certs.authority_pem()))
+    };
+    let ask = || site.net.client.run(|| Ok(request()?.h2().ask(address)?.status));
+
+    let old = site.start(&flags)?;
+    let mut socket = site.net.client.run(|| KeptWebSocket::open(request()?, address))?;
+    let mut kept = site
+        .net
+        .client
+        .run(|| KeptConnection::open(&request()?.h2(), address))?;
+    assert_eq!(kept.ask(request()?.h2())?.status, 200);
+    let new = site.start(&flags)?;
+    site.wait_for_phase(old.pid(), "handing over")?;
+    assert_eq!(
+        kept.ask(request()?.h2())?.status,
+        200,
+        "the old agent goes on with what it has"
+    );
+    while site.status(old.pid())?["phase"] != "draining" {
+        assert_eq!(ask()?, 200);
+    }
+    assert_eq!(socket.echo("still there")?, "still there");
+    assert_eq!(ask()?, 200);
+    // The WebSocket stays as long as it likes.
+    drop(kept);
+    crate::agent::wait("one connection", || {
+        Ok(site.status(old.pid())?["connections"] == 1)
+    })?;
+    assert_eq!(socket.echo("and still")?, "and still");
+    drop(socket);
+    crate::agent::wait(
+        "no connection",
+        || Ok(site.status(old.pid())?["connections"] == 0),
+    )?;
+    assert_eq!(site.status(new.pid())?["phase"], "serving");
+    Ok(())
+}
+
+#[test]
+fn nonsense_on_the_control_socket_is_refused_and_harms_nothing() -> Done {
+    let Some(site) = Site::new()? else { return Ok(()) };
+    let agent = site.start(&FLAGS)?;
+    let place = std::fs::read_dir(site.run_dir.path())?
+        .next()
+        .context("no meeting place")??
+        .path();
+    let sockets = std::fs::read_dir(place)?
+        .map(|entry| Ok(entry?.path()))
+        .collect::<anyhow::Result<Vec<_>>>()?;
+    let socket = sockets
+        .iter()
+        .find(|path| path.extension().is_some_and(|e| e == "sock"))
+        .context("no socket")?;
+    let say = |text: &str| -> anyhow::Result<String> {
+        let mut stream = UnixStream::connect(socket)?;
+        stream.write_all(text.as_bytes())?;
+        let mut answer = String::new();
+        stream.read_to_string(&mut answer)?;
+        Ok(answer)
+    };
+    assert!(
+        say("{\"version\":7,\"order\":\"retire\",\"pid\":1,\"addresses\":[\"[::]:80\"]}\n")?
+            .contains("version 7")
+    );
+    assert!(say("GET / HTTP/1.1\r\n")?.contains("refused"));
+    assert!(say("{\"version\":1,\"order\":\"share\",\"share\":4000000000}\n")?.contains("refused"));
+    // What a crash left behind is cleared away.
+    let stale = socket.with_file_name("1-dead.sock");
+    drop(std::os::unix::net::UnixListener::bind(&stale)?);
+    assert_eq!(site.status(agent.pid())?["phase"], "serving");
+    assert!(!stale.exists());
+    assert!(site.get("10.77.0.1")?.starts_with("HTTP/1.1 200"));
+    Ok(())
+}
