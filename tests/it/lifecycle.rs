@@ -153,7 +153,8 @@ fn draining_finishes_what_has_arrived_and_closes_what_is_idle() {
     .unwrap();
     let agent = TestAgent::start_with(
         &manifests(backend.address()).unwrap(),
-        &["--drain-timeout", "50s"],
+        // One worker, so that the end of the idle connection tells that the order is everywhere.
+        &["--drain-timeout", "50s", "--workers", "1"],
     )
     .unwrap();
     let request = "GET / HTTP/1.1\r\nHost: web.example.test\r\n\r\n";
