@@ -118,7 +118,7 @@ const RULES: &[Rule] = &[
         below: "ingress-agent/src/",
         except: &[
             "ingress-agent/src/main.rs",
-            "ingress-agent/src/app.rs",
+            "ingress-agent/src/app",
             "ingress-agent/src/cli",
         ],
         words: &["anyhow::"],
