@@ -132,3 +132,61 @@ fn certificates_are_judged_again_when_an_hour_has_passed_without_any_change() {
     publisher.apply(None, None);
     assert_eq!(publisher.live.load().generation, 3);
 }
+
+/// Measures, and judges no time: `--nocapture` shows what an EndpointSlice event costs beside 10,000 Ingresses and as many problems.
+#[test]
+fn an_endpoint_change_beside_ten_thousand_ingresses_compiles_no_route() {
+    const SERVICES: usize = 1000;
+    let (mut publisher, reports) = publisher();
+    let mut objects = world(WORLD);
+    for index in 0..10_000 {
+        let ingress = serde_json::json!({
+            "metadata": {"namespace": "shop", "name": format!("web-{index}")},
+            "spec": {
+                "ingressClassName": "ingress-agent",
+                "tls": [{"hosts": [format!("h{index}.example")], "secretName": "missing"}],
+                "rules": [{"host": format!("h{index}.example"), "http": {"paths": [{
+                    "path": "/", "pathType": "Prefix",
+                    "backend": {"service": {"name": format!("s{}", index % SERVICES), "port": {"number": 80}}},
+                }]}}],
+            },
+        });
+        let key = Key::new("shop", format!("web-{index}"));
+        let ingress = Arc::new(serde_json::from_value(ingress).unwrap());
+        objects.ingresses.insert(key, ingress);
+    }
+    let slice = |service: usize, last: usize| {
+        let endpoint = |host| serde_json::json!({"addresses": [format!("10.0.{host}.{last}")]});
+        let slice = serde_json::json!({
+            "metadata": {"labels": {"kubernetes.io/service-name": format!("s{service}")}},
+            "addressType": "IPv4",
+            "ports": [{"name": "", "port": 8080}],
+            "endpoints": (0..100).map(endpoint).collect::<Vec<_>>(),
+        });
+        Arc::new(serde_json::from_value(slice).unwrap())
+    };
+    for index in 0..SERVICES {
+        let service = serde_json::json!({"metadata": {}, "spec": {"ports": [{"port": 80}]}});
+        let service = Arc::new(serde_json::from_value(service).unwrap());
+        let key = Key::new("shop", format!("s{index}"));
+        objects.services.insert(key.clone(), service);
+        objects.endpoint_slices.insert(key, slice(index, 1));
+    }
+    publisher.apply(state(&objects), None);
+    let mut times = Vec::new();
+    for last in 2..52 {
+        let new = slice(7, last);
+        let begun = Instant::now();
+        objects.endpoint_slices.insert(Key::new("shop", "s7"), new);
+        publisher.apply(state(&objects), None);
+        times.push(begun.elapsed());
+    }
+    times.sort();
+    println!(
+        "an endpoint change: median {:?}, slowest {:?}",
+        times[25], times[49]
+    );
+    let reports = reports.lock().unwrap();
+    assert!(reports.iter().all(|report| report.generation == 1));
+    assert!(reports[0].diagnostics.len() >= 10_000);
+}

@@ -120,15 +120,13 @@ impl Election {
                 told = Some(problem);
             }
             let leads = self.renewed.is_some_and(|renewed| renewed.elapsed() < GIVE_UP);
-            if self
+            let changed = self
                 .leads
-                .send_if_modified(|before| std::mem::replace(before, leads) != leads)
-            {
-                tracing::info!(
-                    leads,
-                    "status of Ingresses is written by {}",
-                    if leads { "this agent" } else { "another agent" }
-                );
+                .send_if_modified(|before| std::mem::replace(before, leads) != leads);
+            if changed && leads {
+                tracing::info!("this agent holds the Lease {NAME}: it writes status and Events");
+            } else if changed {
+                tracing::info!("this agent has lost the Lease {NAME}: another writes status and Events");
             }
             tokio::select! {
                 () = sleep(RENEW.mul_f64(0.8 + 0.2 * fastrand::f64())) => {}

@@ -312,3 +312,6 @@ fn kept<K: Kept>(mut object: K) -> (Option<String>, Object) {
         object.into_object(),
     )
 }
+
+#[cfg(test)]
+mod tests;
