@@ -24,7 +24,7 @@ pub(super) struct RejectFlags {
     )]
     kernel_names: HookMode,
 
-    /// Unmatched connections a second from which --kernel-names auto refuses them.
+    /// Unmatched connections a second (a count) from which --kernel-names auto refuses them.
     #[arg(
         long,
         value_name = "N",
@@ -37,7 +37,7 @@ pub(super) struct RejectFlags {
     #[arg(long, value_name = "BOOL", env = "INGRESS_AGENT_KERNEL_XDP", default_value = "false", action = ArgAction::Set)]
     kernel_xdp: bool,
 
-    /// Network (CIDR) or address whose packets to served addresses are dropped. Repeatable; of several networks the smallest decides.
+    /// Network (CIDR) or address whose packets to served addresses are dropped. Repeatable; of several networks the smallest decides. [default: none]
     #[arg(long, value_name = "CIDR", env = "INGRESS_AGENT_KERNEL_DENY", value_delimiter = ',', value_parser = units::network)]
     kernel_deny: Vec<IpNet>,
 
@@ -45,7 +45,7 @@ pub(super) struct RejectFlags {
     #[arg(long, value_name = "CIDR", env = "INGRESS_AGENT_KERNEL_ALLOW", value_delimiter = ',', value_parser = units::network)]
     kernel_allow: Vec<IpNet>,
 
-    /// Address of this node on which new connections to ports without a socket are refused (node ports never). Repeatable.
+    /// Address of this node on which new connections to ports without a socket are refused (node ports never). Repeatable. [default: none]
     #[arg(
         long,
         value_name = "IP",
@@ -54,7 +54,7 @@ pub(super) struct RejectFlags {
     )]
     kernel_closed: Vec<IpAddr>,
 
-    /// New connections a second that one source may open (an IPv4 address or an IPv6 /64), with as many at once; 0 is unlimited.
+    /// New connections a second (a count) that one source may open (an IPv4 address or an IPv6 /64), with as many at once; 0 is unlimited.
     #[arg(
         long,
         value_name = "N",
@@ -63,7 +63,7 @@ pub(super) struct RejectFlags {
     )]
     kernel_max_new_per_source: u32,
 
-    /// New connections a second from all sources together, with as many at once; 0 is unlimited.
+    /// New connections a second (a count) from all sources together, with as many at once; 0 is unlimited.
     #[arg(
         long,
         value_name = "N",
