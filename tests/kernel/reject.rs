@@ -43,7 +43,8 @@ fn inside(name: &str, case: impl FnOnce(&str) -> Done) -> Done {
     let output = net
         .client
         .command()
-        .arg(std::env::current_exe()?)
+        // Not by its path, where a build may have put another file meanwhile.
+        .arg(format!("/proc/{}/exe", std::process::id()))
         .args(["--exact", &format!("reject::{name}"), "--nocapture"])
         .env(SERVER, net.node.path())
         .stdin(Stdio::null())
