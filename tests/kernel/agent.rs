@@ -57,6 +57,8 @@ impl Site {
             &["--https", "off"]
         };
         command
+            // Ends with the test's thread, however that ends.
+            .args(["setpriv", "--pdeathsig", "KILL", "--"])
             .args(prefix)
             .args([AGENT, "run", "--log-format", "json", "--access-log", "off"])
             .args(["--admin", "127.0.0.1:0", "--workers", "3", "--run-dir"])
