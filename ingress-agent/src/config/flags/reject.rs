@@ -24,10 +24,10 @@ pub(super) struct RejectFlags {
     )]
     kernel_names: HookMode,
 
-    /// Unmatched connections a second (a count) from which --kernel-names auto refuses them.
+    /// Unmatched connections a second from which --kernel-names auto refuses them.
     #[arg(
         long,
-        value_name = "N",
+        value_name = "RATE",
         env = "INGRESS_AGENT_KERNEL_NAMES_ABOVE",
         default_value = "100"
     )]
@@ -54,19 +54,19 @@ pub(super) struct RejectFlags {
     )]
     kernel_closed: Vec<IpAddr>,
 
-    /// New connections a second (a count) that one source may open (an IPv4 address or an IPv6 /64), with as many at once; 0 is unlimited.
+    /// New connections a second that one source may open (an IPv4 address or an IPv6 /64), with as many at once; 0 is unlimited.
     #[arg(
         long,
-        value_name = "N",
+        value_name = "RATE",
         env = "INGRESS_AGENT_KERNEL_MAX_NEW_PER_SOURCE",
         default_value = "0"
     )]
     kernel_max_new_per_source: u32,
 
-    /// New connections a second (a count) from all sources together, with as many at once; 0 is unlimited.
+    /// New connections a second from all sources together, with as many at once; 0 is unlimited.
     #[arg(
         long,
-        value_name = "N",
+        value_name = "RATE",
         env = "INGRESS_AGENT_KERNEL_MAX_NEW",
         default_value = "0"
     )]
