@@ -248,3 +248,122 @@ fn tls() -> (TlsAcceptor, TlsConnector) {
         .with_no_client_auth();
     (Arc::new(server).into(), Arc::new(client).into())
 }
+
+/// What a service may do with a body, told by the request's query.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Reads {
+    All,
+    Nothing,
+    OneFrame,
+    /// Hands it to somebody who reads it later.
+    Elsewhere,
+}
+
+const EACH: [Reads; 4] = [Reads::All, Reads::Nothing, Reads::OneFrame, Reads::Elsewhere];
+
+/// A request with a body that looks like one.
+fn message(at: usize, random: &mut impl FnMut(usize) -> usize) -> (String, Reads, String) {
+    let body = "GET /smuggled HTTP/1.1\r\nHost: a\r\n\r\n".repeat(random(40));
+    let which = random(EACH.len());
+    let head = format!("POST /{at}?{which} HTTP/1.1\r\nHost: a\r\n");
+    let text = match random(3) {
+        0 => {
+            let mut text = format!("{head}Transfer-Encoding: chunked\r\n\r\n");
+            let mut rest = &body[..];
+            while !rest.is_empty() {
+                let (chunk, after) = rest.split_at(rest.len().min(1 + random(300)));
+                text += &format!("{:x};e=f\r\n{chunk}\r\n", chunk.len());
+                rest = after;
+            }
+            text + "0\r\nT: GET / HTTP/1.1\r\n\r\n"
+        }
+        1 => format!("{head}Content-Length: {}\r\n\r\n{body}", body.len()),
+        _ => format!(
+            "{head}Expect: 100-continue\r\nContent-Length: {}\r\n\r\n{body}",
+            body.len()
+        ),
+    };
+    (text, EACH[which], body)
+}
+
+#[test]
+fn no_byte_of_a_body_is_ever_a_request_whoever_reads_it_or_does_not() {
+    for seed in 1..300u64 {
+        // As good as any, and the same everywhere (xorshift).
+        let mut state = seed;
+        let mut random = move |below: usize| {
+            state ^= state << 13;
+            state ^= state >> 7;
+            state ^= state << 17;
+            usize::try_from(state >> 33).unwrap() % below
+        };
+        let messages: Vec<_> = (0..8).map(|at| message(at, &mut random)).collect();
+        run(async move {
+            type Seen = Vec<(String, Option<String>)>;
+            let seen = Rc::new(RefCell::new(Seen::new()));
+            let service = {
+                let seen = Rc::clone(&seen);
+                move |request: Request<ClientBody>| {
+                    let seen = Rc::clone(&seen);
+                    async move { Ok(act(request, &seen).await) }
+                }
+            };
+            let (reader, mut writer) = tokio::io::split(serve(service));
+            let stream: String = messages.iter().map(|(text, ..)| text.as_str()).collect();
+            let cuts: Vec<_> = (0..20).map(|_| 1 + random(2000)).collect();
+            let writing = spawn_local(async move {
+                let (mut rest, mut cuts) = (stream.as_bytes(), cuts.into_iter().cycle());
+                while let Some(length) = cuts.next().filter(|_| !rest.is_empty()) {
+                    let (now, after) = rest.split_at(rest.len().min(length));
+                    if writer.write_all(now).await.is_err() {
+                        return;
+                    }
+                    tokio::task::yield_now().await;
+                    rest = after;
+                }
+                let _ = writer.shutdown().await;
+            });
+            let mut reader = reader;
+            let _ = reader.read_to_end(&mut Vec::new()).await;
+            writing.abort();
+            let seen = seen.borrow();
+            assert!(!seen.is_empty(), "seed {seed}");
+            for (at, (path, body)) in seen.iter().enumerate() {
+                assert_eq!(*path, format!("/{at}"), "seed {seed}");
+                let (_, reads, sent) = &messages[at];
+                if *reads == Reads::All {
+                    assert_eq!(body.as_ref(), Some(sent), "seed {seed}, message {at}");
+                }
+            }
+        });
+    }
+}
+
+async fn act(request: Request<ClientBody>, seen: &RefCell<Vec<(String, Option<String>)>>) -> Answer {
+    let path = request.uri().path().to_owned();
+    let which: usize = request.uri().query().unwrap().parse().unwrap();
+    let mut body = request.into_body();
+    let index = seen.borrow().len();
+    seen.borrow_mut().push((path, None));
+    match EACH[which] {
+        Reads::All => {
+            if let Ok(read) = body.collect().await {
+                let text = String::from_utf8(read.to_bytes().to_vec()).unwrap();
+                seen.borrow_mut()[index].1 = Some(text);
+            }
+        }
+        Reads::Nothing => {}
+        Reads::OneFrame => {
+            let _ = body.frame().await;
+        }
+        Reads::Elsewhere => {
+            spawn_local(async move {
+                tokio::task::yield_now().await;
+                while let Some(Ok(_)) = body.frame().await {
+                    tokio::task::yield_now().await;
+                }
+            });
+        }
+    }
+    full("done")
+}
