@@ -4,6 +4,7 @@ mod bench;
 mod certificates;
 mod demo;
 mod deny;
+mod deploy;
 mod ebpf;
 mod guard;
 mod interrupt;
@@ -40,6 +41,8 @@ enum Task {
     Bench(bench::Options),
     /// A real Kubernetes API server on loopback: build, up, down, status.
     Kube(kube::Options),
+    /// What is in deploy/: render the plain manifests from the chart, or prove that the kept ones are what it gives.
+    Deploy(deploy::Options),
     /// Runs a program until standard input closes, so that it cannot outlive who started it.
     #[command(hide = true)]
     Guard(guard::Options),
@@ -61,6 +64,7 @@ fn run(task: Task) -> anyhow::Result<ExitCode> {
         Task::Ebpf(options) => ebpf::run(&options),
         Task::Bench(options) => bench::run(&options),
         Task::Kube(options) => kube::run(&options),
+        Task::Deploy(options) => deploy::run(&options),
         Task::Guard(options) => guard::run(&options),
     }
 }
