@@ -85,6 +85,8 @@ impl AgentProcess {
         let serving = started.log_line("that it serves", |line| line["message"] == "serving")?;
         let address = |listener: &str| {
             let text = serving[listener].as_str().unwrap_or_default();
+            // Port 0 of loopback, where nobody listens.
+            let text = if text == "off" { "127.0.0.1:0" } else { text };
             let parsed: Result<SocketAddr, _> = text.parse();
             parsed.with_context(|| format!("address {text:?} in {serving}"))
         };
@@ -206,11 +208,13 @@ impl Lines {
     fn wait_for(&self, what: &str, wanted: impl Fn(&Value) -> bool) -> anyhow::Result<Value> {
         let until = Instant::now() + DEADLINE;
         loop {
+            // Looked at first: what came before the end is then among the lines.
+            let is_over = self.ended.load(Ordering::Acquire);
             let all = self.all();
             if let Some(line) = all.iter().find(|line| wanted(line)) {
                 return Ok(line.clone());
             }
-            if Instant::now() > until {
+            if is_over || Instant::now() > until {
                 bail!("no line says {what}; there is: {all:#?}");
             }
             std::thread::sleep(Duration::from_millis(10));

@@ -41,7 +41,8 @@ impl Guarded {
     }
 
     fn start_with(command: &Command, stderr: Stdio) -> anyhow::Result<Self> {
-        let mut guard = Command::new(std::env::current_exe()?);
+        // Not by its path, where another build may have put another program by now, or none.
+        let mut guard = Command::new("/proc/self/exe");
         guard
             .arg("guard")
             .arg(command.get_program())

@@ -220,7 +220,7 @@ fn cluster(filter: Option<&str>) -> anyhow::Result<Report> {
 /// Each line of docs/examples/expected.toml is a test, named by what it says.
 fn demo() -> anyhow::Result<Report> {
     let mut report = Report::default();
-    let mut command = Command::new(std::env::current_exe()?);
+    let mut command = Command::new("/proc/self/exe");
     command.args(["demo", "--check"]);
     binaries::follow("demo", command, &mut report)?;
     Ok(report)

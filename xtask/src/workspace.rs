@@ -39,7 +39,8 @@ pub(crate) fn build(package: &str, profile: Profile) -> anyhow::Result<PathBuf> 
     let mut command = cargo();
     match profile {
         // With the features of the whole workspace, as the tests are built: otherwise half of the dependencies are built twice.
-        Profile::Dev => command.args(["build", "--workspace", "--bins"]),
+        // Not ourselves: what is running is not replaced.
+        Profile::Dev => command.args(["build", "--workspace", "--exclude", "xtask", "--bins"]),
         Profile::Release => command.args(["build", "--release", "--package", package, "--bins"]),
     };
     let status = command.status().context("start cargo")?;

@@ -36,6 +36,7 @@ fn the_help_of_run_names_every_settings_unit_and_default() {
         ("DURATION", "(ms, s, m, h)"),
         ("SIZE", "in bytes"),
         ("N", "(a count)"),
+        ("RATE", "a second"),
         ("BOOL", "true or false"),
         ("ADDR", "ADDRESS:PORT|health"),
         ("CIDR", "(CIDR)"),

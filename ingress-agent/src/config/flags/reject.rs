@@ -27,7 +27,7 @@ pub(super) struct RejectFlags {
     /// Unmatched connections a second from which --kernel-names auto refuses them.
     #[arg(
         long,
-        value_name = "N",
+        value_name = "RATE",
         env = "INGRESS_AGENT_KERNEL_NAMES_ABOVE",
         default_value = "100"
     )]
@@ -37,7 +37,7 @@ pub(super) struct RejectFlags {
     #[arg(long, value_name = "BOOL", env = "INGRESS_AGENT_KERNEL_XDP", default_value = "false", action = ArgAction::Set)]
     kernel_xdp: bool,
 
-    /// Network (CIDR) or address whose packets to served addresses are dropped. Repeatable; of several networks the smallest decides.
+    /// Network (CIDR) or address whose packets to served addresses are dropped. Repeatable; of several networks the smallest decides. [default: none]
     #[arg(long, value_name = "CIDR", env = "INGRESS_AGENT_KERNEL_DENY", value_delimiter = ',', value_parser = units::network)]
     kernel_deny: Vec<IpNet>,
 
@@ -45,7 +45,7 @@ pub(super) struct RejectFlags {
     #[arg(long, value_name = "CIDR", env = "INGRESS_AGENT_KERNEL_ALLOW", value_delimiter = ',', value_parser = units::network)]
     kernel_allow: Vec<IpNet>,
 
-    /// Address of this node on which new connections to ports without a socket are refused (node ports never). Repeatable.
+    /// Address of this node on which new connections to ports without a socket are refused (node ports never). Repeatable. [default: none]
     #[arg(
         long,
         value_name = "IP",
@@ -57,7 +57,7 @@ pub(super) struct RejectFlags {
     /// New connections a second that one source may open (an IPv4 address or an IPv6 /64), with as many at once; 0 is unlimited.
     #[arg(
         long,
-        value_name = "N",
+        value_name = "RATE",
         env = "INGRESS_AGENT_KERNEL_MAX_NEW_PER_SOURCE",
         default_value = "0"
     )]
@@ -66,7 +66,7 @@ pub(super) struct RejectFlags {
     /// New connections a second from all sources together, with as many at once; 0 is unlimited.
     #[arg(
         long,
-        value_name = "N",
+        value_name = "RATE",
         env = "INGRESS_AGENT_KERNEL_MAX_NEW",
         default_value = "0"
     )]
