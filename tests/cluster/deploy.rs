@@ -171,7 +171,7 @@ fn the_plain_manifests_are_taken_by_the_api_server_as_they_are() -> Done {
     let removed = cluster.kubectl(&["delete", "--wait=false", "--ignore-not-found", "-f", file], "");
     let applied = applied?;
     for kind in ["daemonset.apps/", "clusterrole.", "ingressclass.", "configmap/"] {
-        assert!(applied.contains(&format!("{kind}")), "{applied}");
+        assert!(applied.contains(kind), "{applied}");
     }
     removed.map(drop)
 }
