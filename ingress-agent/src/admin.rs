@@ -1,4 +1,4 @@
-//! The admin address: health, readiness, metrics, the configuration dump. Reads only; knows no key material.
+//! The admin address and socket: health, readiness, metrics, the configuration dump. Reads only; knows no key material.
 
 mod pages;
 mod server;
@@ -20,7 +20,7 @@ use crate::telemetry::access_log;
 use crate::telemetry::metrics::Mailbox;
 use crate::telemetry::metrics::collect::SharedSeries;
 
-pub use server::{Admin, Running, bind};
+pub use server::{Admin, Running};
 
 /// What the publisher last put in force.
 #[derive(Debug)]

@@ -46,7 +46,7 @@ pub struct Running {
     drain_timeout: Duration,
     workers: Vec<JoinHandle<()>>,
     publication: Publication,
-    admin_server: Option<admin::Running>,
+    admin_server: admin::Running,
     access_log: access_log::Writer,
 }
 
@@ -75,17 +75,13 @@ pub fn start(config: Config) -> Result<Running> {
         Arc::clone(&kernel),
         started,
     );
-    let admin_server = config
-        .admin
-        .map(|address| bind_admin(address, &state))
-        .transpose()?;
-    let admin_address = admin_server.as_ref().map(admin::Admin::address).transpose()?;
+    let (admin_server, admin_address) = serving::bind_admin(&config, &state)?;
 
     let rejection = rejection::start(&config, &http, &https)?;
     kernel.set_rejection(rejection.clone());
     let listeners: Vec<_> = http.iter().chain(&https).chain(&admin_address).copied().collect();
     // Before the first state, which a cluster may take its time for: the probes are told why.
-    let admin_server = admin_server.map(admin::Admin::start).transpose()?;
+    let admin_server = admin_server.start()?;
     let publication = start_publisher(&config, &state, &series, (started, &listeners), rejection.ok())?;
     let live = Arc::clone(&publication.live);
     let drain = Arc::new(Drain::default());
@@ -169,9 +165,7 @@ impl Running {
         self.kernel.let_go("the agent has ended");
         drop(self.succession);
         self.publication.stop();
-        if let Some(admin) = self.admin_server {
-            admin.stop();
-        }
+        self.admin_server.stop();
         self.access_log.finish(Duration::from_secs(1));
     }
 }
@@ -277,10 +271,6 @@ fn announce(running: &Running) {
 
 /// Hosts that the line at the start names.
 const NAMED_AT_START: usize = 8;
-
-fn bind_admin(address: SocketAddr, state: &Arc<AdminState>) -> Result<admin::Admin> {
-    admin::bind(address, Arc::clone(state)).with_context(|| serving::busy("admin", address))
-}
 
 fn redirect_port(config: &Config, https: &[SocketAddr]) -> u16 {
     config

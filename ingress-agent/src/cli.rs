@@ -2,6 +2,7 @@
 
 mod check;
 mod kernel;
+mod probe;
 
 use std::ffi::OsString;
 use std::io::Write;
@@ -28,7 +29,7 @@ Every setting of `run` can also stand in the environment (INGRESS_AGENT_HTTP for
 
 Exit codes:
   0  all went well
-  1  run: the agent could not start, or failed;  check: errors were found
+  1  run: the agent could not start, or failed;  check: errors were found;  probe: no
   2  the command line, the environment or the file is wrong
   3  check: warnings were found, but no errors";
 
@@ -77,6 +78,18 @@ Exit codes:
   1  an agent did not answer, or refused
   2  the command line is wrong";
 
+const PROBE_EXAMPLES: &str = "\
+For a pod's probes: two pods of one node's network share every port, and each has a socket of its own (run --admin-socket).
+
+Examples:
+  ingress-agent probe ready --socket /run/ingress-agent-pod/admin.sock
+  INGRESS_AGENT_ADMIN_SOCKET=/run/ingress-agent-pod/admin.sock ingress-agent probe live
+
+Exit codes:
+  0  yes
+  1  no, or nobody answers; standard error says what is missing
+  2  the command line is wrong";
+
 /// Ingress for Kubernetes on every node: routes HTTP and HTTPS from Ingress objects to pods.
 #[derive(Debug, Parser)]
 #[command(name = "ingress-agent", version, after_help = EXAMPLES, propagate_version = false, max_term_width = 120)]
@@ -96,6 +109,9 @@ enum Command {
     /// What the agents of this node have in the kernel (eBPF), and how to take it away.
     #[command(after_help = KERNEL_EXAMPLES)]
     Kernel(kernel::KernelFlags),
+    /// Ask a running agent whether it is ready, or alive.
+    #[command(after_help = PROBE_EXAMPLES)]
+    Probe(probe::ProbeFlags),
     /// Print a completion script for a shell, such as `source <(ingress-agent completions bash)`.
     Completions { shell: Shell },
     /// Print a page of the documentation, in Markdown.
@@ -161,6 +177,7 @@ fn dispatch(
         Command::Run(_) => serve(args.into_iter().skip(2).collect(), run),
         Command::Check(flags) => check::check(flags, out),
         Command::Kernel(flags) => kernel::kernel(&flags, out),
+        Command::Probe(flags) => probe::probe(&flags, out),
         Command::Completions { shell } => {
             let mut script = Vec::new();
             clap_complete::generate(shell, &mut Cli::command(), "ingress-agent", &mut script);

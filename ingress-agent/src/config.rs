@@ -31,6 +31,8 @@ pub struct Config {
     /// Empty: no HTTPS.
     pub https: Vec<SocketAddr>,
     pub admin: Option<SocketAddr>,
+    /// The same pages, for `ingress-agent probe`.
+    pub admin_socket: Option<PathBuf>,
     /// At least 1.
     pub workers: usize,
     pub served: Served,

@@ -3,6 +3,7 @@
 //! All cases share one cluster and run at the same time; each has a namespace and an IngressClass of its own.
 
 mod admission;
+mod deploy;
 mod lab;
 mod serving;
 mod status;

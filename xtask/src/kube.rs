@@ -15,7 +15,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, bail};
 use serde::{Deserialize, Serialize};
 
-pub(crate) use self::build::programs;
+pub(crate) use self::build::{helm, programs};
 use crate::interrupt::{Ended, Interrupt};
 use crate::workspace::{self, Profile};
 

@@ -5,8 +5,10 @@ mod bench;
 mod certificates;
 mod demo;
 mod deny;
+mod deploy;
 mod ebpf;
 mod guard;
+mod image;
 mod interrupt;
 mod kube;
 mod promises;
@@ -41,6 +43,10 @@ enum Task {
     Bench(bench::Options),
     /// A real Kubernetes API server on loopback: build, up, down, status.
     Kube(kube::Options),
+    /// What is in deploy/: render the plain manifests from the chart, or prove that the kept ones are what it gives.
+    Deploy(deploy::Options),
+    /// An OCI image of the agent, without a container engine.
+    Image(image::Options),
     /// Runs a program until standard input closes, so that it cannot outlive who started it.
     #[command(hide = true)]
     Guard(guard::Options),
@@ -62,6 +68,8 @@ fn run(task: Task) -> anyhow::Result<ExitCode> {
         Task::Ebpf(options) => ebpf::run(&options),
         Task::Bench(options) => bench::run(&options),
         Task::Kube(options) => kube::run(&options),
+        Task::Deploy(options) => deploy::run(&options),
+        Task::Image(options) => image::run(&options),
         Task::Guard(options) => guard::run(&options),
     }
 }

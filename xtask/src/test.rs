@@ -13,7 +13,7 @@ use anyhow::bail;
 use clap::ValueEnum;
 
 pub(crate) use self::libtest::{Outcome, Verdict};
-use crate::{deny, ebpf, kube, promises, tidy, workspace};
+use crate::{deny, deploy, ebpf, kube, promises, tidy, workspace};
 
 #[derive(clap::Args)]
 pub(crate) struct Options {
@@ -39,7 +39,7 @@ enum Step {
     Ebpf,
     /// Every test of the workspace but those of the next step.
     Tests,
-    /// What holds in a cluster, on a real API server; builds that first, once, from Go modules.
+    /// What holds in a cluster, on a real API server, and what deploy/ puts there; builds that and Helm first, once, from Go modules.
     Cluster,
     /// cargo xtask demo --check
     Demo,
@@ -203,12 +203,17 @@ fn cluster(filter: Option<&str>) -> anyhow::Result<Report> {
     let programs = kube::programs()?;
     println!("API server from {}", programs.display());
     workspace::build("ingress-agent", workspace::Profile::Dev)?;
-    let mut report = Report::default();
+    let helm = kube::helm()?;
+    let mut report = Report {
+        problems: deploy::problems(&helm)?,
+        ..Report::default()
+    };
     for binary in binaries::build()?
         .iter_mut()
         .filter(|binary| binary.name == CLUSTER)
     {
         binary.env("KUBEBUILDER_ASSETS", &programs);
+        binary.env("HELM", &helm);
         binary.run(filter, &mut report)?;
     }
     if report.tests.is_empty() {

@@ -17,12 +17,16 @@ struct Fixture {
     _running: Running,
 }
 
-fn start_with(workers: Vec<Mailbox>, series: SharedSeries) -> Fixture {
+fn state(workers: Vec<Mailbox>, series: SharedSeries) -> Arc<AdminState> {
     let config = Config::from_args(["--manifests=site"]).unwrap();
     let kernel = Arc::new(crate::kernel::Kernel::off(crate::kernel::Off::Setting));
-    let state = AdminState::new(config, workers, Arc::default(), series, kernel, Instant::now());
-    let admin = bind("127.0.0.1:0".parse().unwrap(), Arc::clone(&state)).unwrap();
-    let address = admin.address().unwrap();
+    AdminState::new(config, workers, Arc::default(), series, kernel, Instant::now())
+}
+
+fn start_with(workers: Vec<Mailbox>, series: SharedSeries) -> Fixture {
+    let state = state(workers, series);
+    let mut admin = Admin::new(Arc::clone(&state));
+    let address = admin.listen("127.0.0.1:0".parse().unwrap()).unwrap();
     Fixture {
         address,
         state,
@@ -219,4 +223,60 @@ fn a_thread_that_died_makes_the_agent_unhealthy() {
     let (status, answer) = healthy(&fixture);
     assert_eq!(status, 503);
     assert!(answer.contains("thread publish"), "{answer}");
+}
+
+/// The answer to a request for `/` at a Unix socket.
+fn ask_socket(path: &std::path::Path) -> String {
+    let mut stream = std::os::unix::net::UnixStream::connect(path).unwrap();
+    stream.set_read_timeout(Some(Duration::from_secs(90))).unwrap();
+    write!(
+        stream,
+        "GET / HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n"
+    )
+    .unwrap();
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer).unwrap();
+    answer
+}
+
+#[test]
+fn the_socket_has_the_same_pages_for_its_own_user_alone_and_replaces_only_a_dead_one() {
+    use std::os::unix::fs::PermissionsExt;
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("admin.sock");
+    // As a killed agent leaves it.
+    drop(std::os::unix::net::UnixListener::bind(&path).unwrap());
+    let mut admin = Admin::new(state(Vec::new(), SharedSeries::default()));
+    admin.listen_on_socket(&path).unwrap();
+    let running = admin.start().unwrap();
+    assert!(ask_socket(&path).starts_with("HTTP/1.1 200 "));
+    assert_eq!(
+        std::fs::metadata(&path).unwrap().permissions().mode() & 0o777,
+        0o600
+    );
+    let mut other = Admin::new(state(Vec::new(), SharedSeries::default()));
+    let refused = other.listen_on_socket(&path).unwrap_err();
+    assert_eq!(refused.kind(), std::io::ErrorKind::AddrInUse);
+    running.stop();
+    assert!(!path.exists(), "the file goes with the agent");
+
+    std::fs::write(&path, "somebody's notes").unwrap();
+    assert!(other.listen_on_socket(&path).is_err());
+    assert_eq!(std::fs::read_to_string(&path).unwrap(), "somebody's notes");
+}
+
+#[test]
+fn an_address_that_the_agent_before_still_has_is_taken_when_it_becomes_free() {
+    let before = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = before.local_addr().unwrap();
+    let mut admin = Admin::new(state(Vec::new(), SharedSeries::default()));
+    assert!(admin.listen(address).is_err());
+    assert_eq!(admin.listen_when_free(address).unwrap(), address);
+    let _running = admin.start().unwrap();
+    drop(before);
+    let until = Instant::now() + Duration::from_secs(90);
+    while TcpStream::connect(address).is_err() {
+        assert!(Instant::now() < until, "nobody listens");
+        std::thread::sleep(Duration::from_millis(20));
+    }
 }

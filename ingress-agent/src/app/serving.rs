@@ -6,6 +6,7 @@ use std::sync::Arc;
 use anyhow::{Context as _, Result, bail};
 use ingress_common::abi::WHOLE;
 
+use crate::admin::{self, AdminState};
 use crate::config::{Config, HookMode};
 use crate::kernel::steering::{Steering, Wanted};
 use crate::kernel::{Kernel, Off};
@@ -122,6 +123,29 @@ fn wanted(mode: HookMode, listener: Listener, address: SocketAddr) -> Result<Wan
         address,
         loopback: owner == Owner::Nobody,
     })
+}
+
+/// The admin pages, not yet served, and their address.
+pub(super) fn bind_admin(
+    config: &Config,
+    state: &Arc<AdminState>,
+) -> Result<(admin::Admin, Option<SocketAddr>)> {
+    let mut server = admin::Admin::new(Arc::clone(state));
+    if let Some(path) = &config.admin_socket {
+        server
+            .listen_on_socket(path)
+            .with_context(|| format!("--admin-socket {}: cannot listen here", path.display()))?;
+    }
+    let bind = |address| {
+        // Where the pages can be asked for in another way, the address is worth no failed start.
+        let bound = match config.admin_socket {
+            Some(_) => server.listen_when_free(address),
+            None => server.listen(address),
+        };
+        bound.with_context(|| busy("admin", address))
+    };
+    let address = config.admin.map(bind).transpose()?;
+    Ok((server, address))
 }
 
 pub(super) fn busy(flag: &str, address: SocketAddr) -> String {

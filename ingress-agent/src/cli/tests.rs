@@ -146,3 +146,36 @@ fn check_of_an_empty_folder_finds_nothing_and_prints_json_when_asked() {
     assert_eq!(json["errors"], 0, "{json}");
     assert_ne!(exit, Exit::Usage);
 }
+
+#[test]
+fn a_probe_says_yes_for_200_alone_and_no_where_nobody_answers() {
+    use std::io::Read as _;
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("admin.sock");
+    let socket = format!("--socket={}", path.display());
+    assert_eq!(ran(&["probe", "ready", &socket]).0, Exit::Failed, "nobody");
+    let listener = std::os::unix::net::UnixListener::bind(&path).unwrap();
+    for (question, asked, answer, exit) in [
+        ("ready", "GET /readyz ", "HTTP/1.1 200 OK\r\n\r\nok\n", Exit::Ok),
+        (
+            "live",
+            "GET /healthz ",
+            "HTTP/1.1 503 No\r\n\r\nworker 0\n",
+            Exit::Failed,
+        ),
+        ("live", "GET /healthz ", "", Exit::Failed),
+    ] {
+        let agent = listener.try_clone().unwrap();
+        let thread = std::thread::spawn(move || {
+            let (mut stream, _) = agent.accept().unwrap();
+            let mut head = vec![0; 200];
+            let read = stream.read(&mut head).unwrap();
+            stream.write_all(answer.as_bytes()).unwrap();
+            String::from_utf8_lossy(&head[..read]).into_owned()
+        });
+        assert_eq!(ran(&["probe", question, &socket]).0, exit, "{answer:?}");
+        let head = thread.join().unwrap();
+        assert!(head.starts_with(asked), "{head}");
+    }
+    assert_eq!(ran(&["probe", "lively", &socket]).0, Exit::Usage);
+}

@@ -90,6 +90,11 @@ struct Listeners {
     #[arg(long, value_name = "ADDR", env = "INGRESS_AGENT_ADMIN", default_value = "127.0.0.1:9090", value_parser = units::listen)]
     admin: Listen,
 
+    /// Unix socket for the same pages, for `ingress-agent probe`. With it, an admin address that another process has is taken when it becomes free
+    /// and does not keep the agent from starting. [default: none]
+    #[arg(long, value_name = "FILE", env = "INGRESS_AGENT_ADMIN_SOCKET")]
+    admin_socket: Option<PathBuf>,
+
     /// Port that redirects from HTTP to HTTPS name, when clients reach HTTPS on another one than the agent listens on; 443 stays out of URLs. [default: the port of the first HTTPS address]
     #[arg(long, value_name = "PORT", env = "INGRESS_AGENT_HTTPS_PORT_IN_REDIRECTS", value_parser = clap::value_parser!(u16).range(1..))]
     https_port_in_redirects: Option<u16>,
@@ -350,6 +355,7 @@ impl RunFlags {
             http: addresses(&self.listeners.http, "http")?,
             https: addresses(&self.listeners.https, "https")?,
             admin: addresses(&[self.listeners.admin], "admin")?.pop(),
+            admin_socket: self.listeners.admin_socket,
             workers: self.serving.workers.map_or_else(default_workers, usize::from),
             served,
             trusted_proxies: self.listeners.trusted_proxies,

@@ -61,6 +61,17 @@ pub struct Facts {
     pub pods: Option<(u32, u8)>,
 }
 
+impl Facts {
+    /// A line of JSON (audit.k8s.io/v1) for each request of a ServiceAccount.
+    pub fn audit_log(&self) -> PathBuf {
+        self.folder.join("logs/audit.log")
+    }
+
+    pub(super) fn audit_policy(&self) -> PathBuf {
+        self.folder.join("audit-policy.yaml")
+    }
+}
+
 /// Loopback ports, chosen outside the range that the kernel hands out by itself, so that a restarted program finds its own free.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Ports {
@@ -113,6 +124,7 @@ impl ControlPlane {
             running: Vec::new(),
             _pods: pods,
         };
+        std::fs::write(plane.facts.audit_policy(), flags::AUDIT_POLICY)?;
         plane.write_kubeconfig("admin", &plane.facts.kubeconfig)?;
         plane.write_kubeconfig("kube-controller-manager", &folder.join("controllers.kubeconfig"))?;
         for program in Program::ALL {

@@ -5,6 +5,18 @@ use super::pki::Pki;
 
 const SERVICE_RANGE: &str = "10.96.0.0/16";
 
+/// Who asked what is noted of ServiceAccounts, but those of the controllers: what an agent needs is what it asked.
+pub(super) const AUDIT_POLICY: &str = "\
+apiVersion: audit.k8s.io/v1
+kind: Policy
+omitStages: [RequestReceived]
+rules:
+  - level: None
+    userGroups: [\"system:serviceaccounts:kube-system\"]
+  - level: Metadata
+    userGroups: [\"system:serviceaccounts\"]
+";
+
 /// What needs neither nodes nor clouds; each name lacks its `-controller`.
 const CONTROLLERS: &[&str] = &[
     "deployment",
@@ -29,7 +41,7 @@ const CONTROLLERS: &[&str] = &[
 pub(super) fn of(program: Program, facts: &Facts, pki: &Pki, ports: Ports) -> Vec<String> {
     match program {
         Program::Etcd => etcd(facts, ports),
-        Program::ApiServer => api_server(pki, ports),
+        Program::ApiServer => api_server(facts, pki, ports),
         Program::ControllerManager => controller_manager(facts, pki, ports),
     }
 }
@@ -51,7 +63,7 @@ fn etcd(facts: &Facts, ports: Ports) -> Vec<String> {
     ]
 }
 
-fn api_server(pki: &Pki, ports: Ports) -> Vec<String> {
+fn api_server(facts: &Facts, pki: &Pki, ports: Ports) -> Vec<String> {
     let file = |flag: &str, name: &str| format!("--{flag}={}", pki.file(name).display());
     vec![
         format!("--etcd-servers=http://127.0.0.1:{}", ports.etcd),
@@ -76,6 +88,8 @@ fn api_server(pki: &Pki, ports: Ports) -> Vec<String> {
         file("proxy-client-cert-file", "front-proxy-client.crt"),
         file("proxy-client-key-file", "front-proxy-client.key"),
         "--allow-privileged=true".to_owned(),
+        format!("--audit-policy-file={}", facts.audit_policy().display()),
+        format!("--audit-log-path={}", facts.audit_log().display()),
     ]
 }
 

@@ -7,7 +7,7 @@ use std::time::Instant;
 
 use anyhow::{Context, bail};
 
-use super::pins::{self, PINS, Pin};
+use super::pins::{self, HELM, PINS, Pin, Stamps};
 use crate::workspace;
 
 const NO_GO: &str = "`go` is missing: the API server is built from Go modules. Install Go (https://go.dev/dl/), \
@@ -17,12 +17,17 @@ const NO_GO: &str = "`go` is missing: the API server is built from Go modules. I
 pub(crate) fn programs() -> anyhow::Result<PathBuf> {
     match std::env::var_os("KUBEBUILDER_ASSETS").map(PathBuf::from) {
         Some(folder) => given(folder),
-        None => built(),
+        None => built(&PINS, ""),
     }
 }
 
+/// The program `helm`, built first where it is missing.
+pub(crate) fn helm() -> anyhow::Result<PathBuf> {
+    Ok(built(&HELM, "helm-")?.join("helm"))
+}
+
 fn given(folder: PathBuf) -> anyhow::Result<PathBuf> {
-    match missing(&folder).as_slice() {
+    match missing(&PINS, &folder).as_slice() {
         [] => Ok(folder),
         missing => {
             let names: Vec<_> = missing.iter().map(|pin| pin.program).collect();
@@ -35,19 +40,19 @@ fn given(folder: PathBuf) -> anyhow::Result<PathBuf> {
     }
 }
 
-fn built() -> anyhow::Result<PathBuf> {
-    let folder = cache().join(pins::hash()?);
+fn built(pins: &'static [Pin], prefix: &str) -> anyhow::Result<PathBuf> {
+    let folder = cache().join(format!("{prefix}{}", pins::hash(pins)?));
     std::fs::create_dir_all(&folder).with_context(|| folder.display().to_string())?;
-    if missing(&folder).is_empty() {
+    if missing(pins, &folder).is_empty() {
         return Ok(folder);
     }
     find_go()?;
     let _lock = lock(&folder)?;
-    let missing = missing(&folder);
+    let missing = missing(pins, &folder);
     for (index, pin) in missing.iter().enumerate() {
         let start = Instant::now();
         eprintln!(
-            "Building {} {} ({} of {}; all four take about 13 minutes on two cores) …",
+            "Building {} {} ({} of {}; on two cores two to eight minutes each, once) …",
             pin.program,
             pin.version()?,
             index + 1,
@@ -82,9 +87,9 @@ fn fallback() -> PathBuf {
     workspace::target().join("kube")
 }
 
-fn missing(folder: &Path) -> Vec<&'static Pin> {
+fn missing(pins: &'static [Pin], folder: &Path) -> Vec<&'static Pin> {
     let is_missing = |pin: &&Pin| !folder.join(pin.program).is_file();
-    PINS.iter().filter(is_missing).collect()
+    pins.iter().filter(is_missing).collect()
 }
 
 fn find_go() -> anyhow::Result<()> {
@@ -130,7 +135,7 @@ fn build(pin: &Pin, folder: &Path) -> anyhow::Result<()> {
             "-buildvcs=false",
             "-ldflags",
         ])
-        .arg(link_flags(&pin.version()?))
+        .arg(link_flags(pin)?)
         .arg("-o")
         .arg(&partial)
         .arg(pin.package)
@@ -152,10 +157,29 @@ fn build(pin: &Pin, folder: &Path) -> anyhow::Result<()> {
 }
 
 /// Without a stamped version `/version` says v0.0.0, which clients take for too old. etcd has no such variables, which the linker ignores.
-fn link_flags(version: &str) -> String {
+fn link_flags(pin: &Pin) -> anyhow::Result<String> {
+    let version = pin.version()?;
+    let stamps = match pin.stamps {
+        Stamps::Kubernetes => kubernetes_stamps(&version),
+        // v0.N.P of its libraries is 1.N.P of the Kubernetes that it takes a cluster for while there is none.
+        Stamps::Helm => helm_stamps(&version, &pin.version_of("k8s.io/client-go")?),
+    };
+    Ok(stamps
+        .iter()
+        .fold("-s -w".to_owned(), |flags, (variable, value)| {
+            format!("{flags} -X {variable}={value}")
+        }))
+}
+
+/// Major and minor number.
+fn numbers(version: &str) -> (&str, &str) {
     let mut numbers = version.trim_start_matches('v').split('.');
-    let (major, minor) = (numbers.next().unwrap_or("0"), numbers.next().unwrap_or("0"));
-    let mut flags = "-s -w".to_owned();
+    (numbers.next().unwrap_or("0"), numbers.next().unwrap_or("0"))
+}
+
+fn kubernetes_stamps(version: &str) -> Vec<(String, String)> {
+    let (major, minor) = numbers(version);
+    let mut stamps = Vec::new();
     for package in ["k8s.io/component-base/version", "k8s.io/client-go/pkg/version"] {
         for (variable, value) in [
             ("gitVersion", version),
@@ -163,10 +187,24 @@ fn link_flags(version: &str) -> String {
             ("gitMinor", minor),
             ("gitTreeState", "clean"),
         ] {
-            flags += &format!(" -X {package}.{variable}={value}");
+            stamps.push((format!("{package}.{variable}"), value.to_owned()));
         }
     }
-    flags
+    stamps
+}
+
+fn helm_stamps(version: &str, libraries: &str) -> Vec<(String, String)> {
+    let (_, minor) = numbers(libraries);
+    let mut stamps = vec![(
+        "helm.sh/helm/v3/internal/version.version".to_owned(),
+        version.to_owned(),
+    )];
+    for package in ["helm.sh/helm/v3/pkg/chartutil", "helm.sh/helm/v3/pkg/lint/rules"] {
+        for (variable, value) in [("k8sVersionMajor", "1"), ("k8sVersionMinor", minor)] {
+            stamps.push((format!("{package}.{variable}"), value.to_owned()));
+        }
+    }
+    stamps
 }
 
 #[cfg(test)]
@@ -175,9 +213,14 @@ mod tests {
 
     #[test]
     fn the_version_is_stamped_where_the_programs_look_for_it() {
-        let flags = link_flags("v1.36.3");
-        assert!(flags.contains("-X k8s.io/component-base/version.gitVersion=v1.36.3"));
-        assert!(flags.contains("-X k8s.io/client-go/pkg/version.gitMinor=36"));
+        let stamp = |variable: &str, value: &str| (variable.to_owned(), value.to_owned());
+        let kubernetes = kubernetes_stamps("v1.36.3");
+        assert!(kubernetes.contains(&stamp("k8s.io/component-base/version.gitVersion", "v1.36.3")));
+        assert!(kubernetes.contains(&stamp("k8s.io/client-go/pkg/version.gitMinor", "36")));
+        let helm = helm_stamps("v3.22.0", "v0.37.0");
+        assert!(helm.contains(&stamp("helm.sh/helm/v3/internal/version.version", "v3.22.0")));
+        assert!(helm.contains(&stamp("helm.sh/helm/v3/pkg/chartutil.k8sVersionMinor", "37")));
+        assert!(link_flags(&HELM[0]).unwrap().starts_with("-s -w -X "));
     }
 
     #[test]

@@ -15,7 +15,24 @@ pub(super) struct Pin {
     pub(super) package: &'static str,
     module: &'static str,
     versioned: &'static str,
+    pub(super) stamps: Stamps,
 }
+
+/// Where a program looks for its version.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Stamps {
+    Kubernetes,
+    Helm,
+}
+
+/// Apart from the others, so that it can change without them.
+pub(super) const HELM: [Pin; 1] = [Pin {
+    program: "helm",
+    package: "helm.sh/helm/v3/cmd/helm",
+    module: "helm",
+    versioned: "helm.sh/helm/v3",
+    stamps: Stamps::Helm,
+}];
 
 pub(super) const PINS: [Pin; 4] = [
     Pin {
@@ -23,6 +40,7 @@ pub(super) const PINS: [Pin; 4] = [
         package: "go.etcd.io/etcd/server/v3",
         module: "etcd",
         versioned: "go.etcd.io/etcd/server/v3",
+        stamps: Stamps::Kubernetes,
     },
     kubernetes("kubectl", "k8s.io/kubernetes/cmd/kubectl"),
     kubernetes("kube-apiserver", "k8s.io/kubernetes/cmd/kube-apiserver"),
@@ -38,6 +56,7 @@ const fn kubernetes(program: &'static str, package: &'static str) -> Pin {
         package,
         module: "control-plane",
         versioned: "k8s.io/kubernetes",
+        stamps: Stamps::Kubernetes,
     }
 }
 
@@ -48,10 +67,15 @@ impl Pin {
 
     /// Such as `v1.36.3`.
     pub(super) fn version(&self) -> anyhow::Result<String> {
+        self.version_of(self.versioned)
+    }
+
+    /// The version of a module that it is built from.
+    pub(super) fn version_of(&self, module: &str) -> anyhow::Result<String> {
         let path = self.folder().join("go.mod");
         let text = std::fs::read_to_string(&path).with_context(|| workspace::shown(&path))?;
-        version_in(&text, self.versioned)
-            .with_context(|| format!("{}: no version of {}", workspace::shown(&path), self.versioned))
+        version_in(&text, module)
+            .with_context(|| format!("{}: no version of {module}", workspace::shown(&path)))
     }
 }
 
@@ -63,11 +87,11 @@ fn version_in(go_mod: &str, module: &str) -> Option<String> {
     })
 }
 
-/// A name for everything that decides what the programs are.
-pub(super) fn hash() -> anyhow::Result<String> {
+/// A name for everything that decides what these programs are.
+pub(super) fn hash(pins: &[Pin]) -> anyhow::Result<String> {
     let mut hash = Fnv::new();
     hash.add(&RECIPE.to_le_bytes());
-    for pin in &PINS {
+    for pin in pins {
         for file in ["go.mod", "go.sum"] {
             let path = pin.folder().join(file);
             hash.add(&std::fs::read(&path).with_context(|| workspace::shown(&path))?);
@@ -97,7 +121,7 @@ mod tests {
 
     #[test]
     fn versions_come_from_the_pinned_modules() {
-        for pin in &PINS {
+        for pin in PINS.iter().chain(&HELM) {
             let version = pin.version().unwrap();
             assert!(
                 version.starts_with("v1.") || version.starts_with("v3."),
