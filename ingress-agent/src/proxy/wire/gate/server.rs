@@ -80,7 +80,7 @@ impl Server {
             let Some(Next { head, asked, framing }) = next else {
                 return Ok(End::Closed);
             };
-            let body = ClientBody::new(Rc::clone(&self.wire), framing);
+            let body = ClientBody::new(&self.wire, framing);
             // By pointer: an idle connection does not keep the room for a request, and none is moved about.
             let mut service = Box::pin(service(head.map(|()| body)));
             let response = poll_fn(|cx| self.poll_answer(service.as_mut(), cx)).await?;
@@ -105,7 +105,7 @@ impl Server {
         self.wire.borrow().buffered()
     }
 
-    /// The connection below, and what was read of it and not used. `None` while a request's body is still held somewhere.
+    /// The connection below, and what was read of it and not used.
     pub(crate) fn into_stream(self) -> Option<(ClientStream, Vec<u8>)> {
         Some(Rc::into_inner(self.wire)?.into_inner().into_parts())
     }
@@ -138,7 +138,7 @@ impl Server {
     {
         let (parts, body) = response.into_parts();
         // Nobody holds the body who could still read it to its end: the connection ends, which the client must be told (RFC 9112, 9.6).
-        asked.close |= Rc::strong_count(&self.wire) == 1 && self.wire.borrow().lacks_body();
+        asked.close |= Rc::weak_count(&self.wire) == 0 && self.wire.borrow().lacks_body();
         let switches = parts.status == StatusCode::SWITCHING_PROTOCOLS;
         let mut outbound = Outbound::new(&mut self.wire.borrow_mut(), asked, parts, body);
         self.wire.borrow().t.shared.may_inform.set(false);

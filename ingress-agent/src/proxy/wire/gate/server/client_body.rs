@@ -2,7 +2,7 @@
 
 use std::cell::RefCell;
 use std::pin::Pin;
-use std::rc::Rc;
+use std::rc::{Rc, Weak};
 use std::task::{Context, Poll, ready};
 
 use bytes::Bytes;
@@ -14,7 +14,8 @@ use crate::proxy::wire::h1::Framing;
 
 /// The client's body; the connection is shared with the task that serves it.
 pub(crate) struct ClientBody {
-    wire: Rc<RefCell<Wire>>,
+    /// Whoever holds a body does not hold the connection.
+    wire: Weak<RefCell<Wire>>,
     turn: u32,
     /// What the head announced; `None` for a chunked body.
     left: Option<u64>,
@@ -22,7 +23,7 @@ pub(crate) struct ClientBody {
 }
 
 impl ClientBody {
-    pub(super) fn new(wire: Rc<RefCell<Wire>>, framing: Framing) -> Self {
+    pub(super) fn new(wire: &Rc<RefCell<Wire>>, framing: Framing) -> Self {
         let turn = wire.borrow().turn;
         let left = match framing {
             Framing::None => Some(0),
@@ -30,7 +31,7 @@ impl ClientBody {
             Framing::Chunked => None,
         };
         Self {
-            wire,
+            wire: Rc::downgrade(wire),
             turn,
             left,
             ended: left == Some(0),
@@ -50,11 +51,12 @@ impl Body for ClientBody {
         if this.ended {
             return Poll::Ready(None);
         }
-        let mut wire = this.wire.borrow_mut();
-        if wire.turn != this.turn {
+        let wire = this.wire.upgrade();
+        let mut wire = wire.as_ref().map(|wire| wire.borrow_mut());
+        let Some(wire) = wire.as_mut().filter(|wire| wire.turn == this.turn) else {
             this.ended = true;
             return Poll::Ready(Some(Err(ProxyError::ClientClosed)));
-        }
+        };
         let frame = ready!(wire.poll_body(cx));
         match (&frame, &mut this.left) {
             (Some(Ok(frame)), Some(left)) => {

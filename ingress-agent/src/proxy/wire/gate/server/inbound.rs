@@ -5,7 +5,7 @@
 use std::io;
 use std::mem::{self, MaybeUninit};
 use std::sync::Arc;
-use std::task::{Context, Poll, ready};
+use std::task::{Context, Poll, Waker, ready};
 use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
@@ -48,6 +48,8 @@ pub(super) struct Wire {
     pub(super) answered: bool,
     /// Which request the connection is at; a body belongs to one and reads nothing of another.
     pub(super) turn: u32,
+    /// The task that waits for more of the present body.
+    body_reader: Option<Waker>,
     /// An answer broke off that has no end but the connection's: there must be no clean one.
     pub(super) broken: bool,
     shut: bool,
@@ -91,6 +93,7 @@ impl Wire {
             unflushed: false,
             answered: false,
             turn: 0,
+            body_reader: None,
             broken: false,
             shut: false,
             ended: false,
@@ -284,7 +287,7 @@ impl Wire {
     /// After the response: whether another request can be read. What is here of a body that nobody wanted is passed over; what would
     /// have to be waited for is not. Who still holds the body, as the task of an HTTP/2 backend may, gets no more of it.
     pub(super) fn finish_body(&mut self) -> bool {
-        self.turn = self.turn.wrapping_add(1);
+        self.end_turn();
         if self.lacks_body() {
             return false;
         }
@@ -295,11 +298,21 @@ impl Wire {
         true
     }
 
+    /// Whoever still waits for the present body is told that there is no more: from here on somebody else reads the socket.
+    fn end_turn(&mut self) {
+        self.turn = self.turn.wrapping_add(1);
+        let reader = self.body_reader.take();
+        if let (Some(reader), Phase::Body(_)) = (reader, &self.phase) {
+            reader.wake();
+        }
+    }
+
     /// Ends the connection: last words, our end, a little patience with what the client still sends.
     pub(super) fn poll_shutdown(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         if self.ended {
             return Poll::Ready(Ok(()));
         }
+        self.end_turn();
         if self.broken {
             self.t.io.reset_at_close();
             self.t.shared.in_request.set(false);
@@ -334,8 +347,16 @@ impl Wire {
                 Err(error) => return Poll::Ready(Some(Err(error))),
             }
             self.say_continue(cx);
-            if let Err(error) = ready!(self.poll_more(cx)) {
-                return Poll::Ready(Some(Err(error)));
+            match self.poll_more(cx) {
+                Poll::Ready(Ok(())) => {}
+                Poll::Ready(Err(error)) => return Poll::Ready(Some(Err(error))),
+                Poll::Pending => {
+                    match &mut self.body_reader {
+                        Some(reader) => reader.clone_from(cx.waker()),
+                        none => *none = Some(cx.waker().clone()),
+                    }
+                    return Poll::Pending;
+                }
             }
         }
     }

@@ -117,6 +117,41 @@ fn a_body_that_somebody_still_holds_after_the_answer_reads_nothing_of_the_next_r
 }
 
 #[test]
+fn a_body_that_somebody_still_holds_keeps_neither_its_holder_waiting_nor_the_connection_open() {
+    run(async {
+        let ended = Rc::new(RefCell::new(None));
+        let service = {
+            let ended = Rc::clone(&ended);
+            move |request: Request<ClientBody>| {
+                let ended = Rc::clone(&ended);
+                async move {
+                    let mut body = request.into_body();
+                    spawn_local(async move {
+                        while let Some(Ok(_)) = body.frame().await {}
+                        *ended.borrow_mut() = Some(body);
+                    });
+                    tokio::task::yield_now().await;
+                    Ok(full("early"))
+                }
+            }
+        };
+        let mut client = serve(service);
+        let request = "POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 30\r\n\r\nhalf";
+        client.write_all(request.as_bytes()).await.unwrap();
+        let began = tokio::time::Instant::now();
+        let mut answer = Vec::new();
+        client.read_to_end(&mut answer).await.unwrap();
+        assert!(answer.ends_with(b"early"));
+        // Nobody reads any more: the other end of the pipe is gone, although the body is still there.
+        while client.write_all(b"x").await.is_ok() {
+            tokio::time::sleep(Duration::from_millis(100)).await;
+        }
+        assert!(ended.borrow().is_some());
+        assert!(began.elapsed() < Duration::from_secs(10));
+    });
+}
+
+#[test]
 fn a_client_of_http_1_0_is_not_told_of_a_connection_that_will_not_be_kept() {
     run(async {
         let mut client = serve(|_| async { Ok(pieces(&["some", "how"])) });
