@@ -229,6 +229,10 @@ pub struct Kernel {
     pub takeover: Sample,
     /// Where the agents of a node find each other.
     pub run_dir: PathBuf,
+    /// How long the old agent goes on as ever beside the new one. Handshakes that began with it end with it: a SYN-ACK that was lost is sent
+    /// again after 1 and 3 seconds (RFC 6298, initial RTO 1 s, doubled), so 5 s cover two losses.
+    #[serde(serialize_with = "units::as_text")]
+    pub hand_over_overlap: Duration,
     /// After a hand-over, for what is still open.
     #[serde(serialize_with = "units::as_text")]
     pub hand_over_timeout: Duration,

@@ -2,6 +2,7 @@
 
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
 
+use std::io::{Read, Write};
 use std::time::Duration;
 
 use ingress_tests::Gate;
@@ -500,6 +501,45 @@ fn a_chunked_response_reaches_a_client_of_http_1_0_until_the_end() {
     assert!(answer.ends_with("\r\n\r\nokay!"), "{answer:?}");
     assert!(
         !answer.to_ascii_lowercase().contains("transfer-encoding"),
+        "{answer:?}"
+    );
+}
+
+#[test]
+fn a_body_that_breaks_off_does_not_look_whole_to_a_client_that_reads_to_the_connections_end() {
+    let backend = RawBackend::scripted(vec![
+        Step::Expect(b"\r\n\r\n".to_vec()),
+        Step::Send(b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n4\r\nhalf\r\n".to_vec()),
+        Step::Close,
+    ])
+    .unwrap();
+    let site = Site::new(&[backend.address()]);
+    let request = format!("GET / HTTP/1.0\r\nHost: {HOST}\r\n\r\n");
+    let mut client = site.client();
+    client.send(&request).unwrap();
+    let reset = client.read_to_end().unwrap_err();
+    assert_eq!(reset.kind(), std::io::ErrorKind::ConnectionReset, "{reset}");
+
+    let tcp = std::net::TcpStream::connect(site.agent.https).unwrap();
+    tcp.set_read_timeout(Some(DEADLINE)).unwrap();
+    let mut client = crate::tls_client::over(tcp, &site.authority, HOST);
+    client.write_all(request.as_bytes()).unwrap();
+    // An end without close_notify would be an error too, an orderly one would not.
+    assert!(client.read_to_end(&mut Vec::new()).is_err());
+    site.assert_well();
+}
+
+#[test]
+fn an_interim_response_announces_no_body() {
+    let backend = RawBackend::answering(
+        "HTTP/1.1 103 Early Hints\r\nLink: </a>\r\nContent-Length: 5\r\n\r\nHTTP/1.1 204 No Content\r\n\r\n",
+    )
+    .unwrap();
+    let site = Site::new(&[backend.address()]);
+    let answer = site.exchange(ask("/"));
+    assert_eq!(statuses(&answer), [103, 204], "{answer:?}");
+    assert!(
+        answer.contains("link: </a>") && !answer.contains("content-length"),
         "{answer:?}"
     );
 }

@@ -35,6 +35,12 @@ fn an_absolute_target_wins_over_host_and_becomes_host() {
         let authority = target.split('/').nth(2).unwrap();
         assert_eq!(request.fields("host"), [authority], "{target}");
     }
+    // RFC 9110, 4.2.1: an empty path is "/", also where a query follows it.
+    for (target, path) in [("http://site.test", "/"), ("http://site.test?a=b", "/?a=b")] {
+        let answer = site.exchange(format!("GET {target} HTTP/1.1\r\nHost: {HOST}\r\n\r\n"));
+        assert_eq!(statuses(&answer), [200], "{target}: {answer:?}");
+        assert_eq!(backend.requests().last().unwrap().path(), path);
+    }
     let answer = site.exchange(format!(
         "GET http://unknown.test/ HTTP/1.1\r\nHost: {HOST}\r\n\r\n"
     ));

@@ -149,6 +149,7 @@ fn malformed_h2_requests_never_reach_the_backend() {
         ("angle in the query", get("/a?b=<c>", &[])),
         ("beyond ASCII in the query", get("/a?b=caf\u{e9}", &[])),
         ("path without a slash", get("a", &[])),
+        ("query without a path", get("?a=b", &[])),
         ("backslash in the path", get("/a\\b", &[])),
         ("absolute path", get("http://evil.test/", &[])),
         ("empty path", get("", &[])),

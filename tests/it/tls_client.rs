@@ -22,6 +22,17 @@ pub(crate) fn exchange(
     let mut tcp = TcpStream::connect(address).unwrap();
     tcp.set_read_timeout(Some(DEADLINE)).unwrap();
     tcp.write_all(before).unwrap();
+    let mut stream = over(tcp, authority, name);
+    stream.write_all(bytes).unwrap();
+    stream.conn.send_close_notify();
+    stream.flush().unwrap();
+    let mut answer = Vec::new();
+    stream.read_to_end(&mut answer).unwrap();
+    String::from_utf8_lossy(&answer).into_owned()
+}
+
+/// TLS on this connection; the handshake comes with the first bytes.
+pub(crate) fn over(tcp: TcpStream, authority: &str, name: &str) -> StreamOwned<ClientConnection, TcpStream> {
     let mut roots = RootCertStore::empty();
     roots
         .add(CertificateDer::from_pem_slice(authority.as_bytes()).unwrap())
@@ -33,11 +44,5 @@ pub(crate) fn exchange(
         .with_root_certificates(roots)
         .with_no_client_auth();
     let name = ServerName::try_from(name.to_owned()).unwrap();
-    let mut stream = StreamOwned::new(ClientConnection::new(Arc::new(config), name).unwrap(), tcp);
-    stream.write_all(bytes).unwrap();
-    stream.conn.send_close_notify();
-    stream.flush().unwrap();
-    let mut answer = Vec::new();
-    stream.read_to_end(&mut answer).unwrap();
-    String::from_utf8_lossy(&answer).into_owned()
+    StreamOwned::new(ClientConnection::new(Arc::new(config), name).unwrap(), tcp)
 }

@@ -15,6 +15,8 @@ use crate::namespace::NODE;
 use ingress_tests::{AgentProcess, Certs, Ingress, KeptConnection, KeptWebSocket, Request};
 
 const FLAGS: [&str; 4] = ["--http", ":80", "--kernel", "on"];
+/// For an old agent whose phase beside the new one is looked at: longer than looking takes on a slow machine.
+const LONG_OVERLAP: [&str; 6] = ["--http", ":80", "--kernel", "on", "--hand-over-overlap", "20s"];
 const CLIENTS: u8 = 4;
 const HAND_OVERS: usize = 10;
 
@@ -159,7 +161,7 @@ fn an_upgrade_pod_beside_pod_that_goes_by_the_probes_loses_no_request() -> Done 
 #[test]
 fn when_the_new_agent_dies_at_once_the_old_one_goes_on() -> Done {
     let Some(site) = Site::new()? else { return Ok(()) };
-    let old = site.start(&FLAGS)?;
+    let old = site.start(&LONG_OVERLAP)?;
     let new = site.start(&FLAGS)?;
     site.wait_for_phase(old.pid(), "handing over")?;
     assert!(site.get("10.77.0.1")?.starts_with("HTTP/1.1 200"));
@@ -188,7 +190,7 @@ fn when_the_new_agent_dies_at_once_the_old_one_goes_on() -> Done {
 #[test]
 fn when_the_old_agent_dies_during_the_hand_over_the_new_one_has_everything() -> Done {
     let Some(site) = Site::new()? else { return Ok(()) };
-    let old = site.start(&FLAGS)?;
+    let old = site.start(&LONG_OVERLAP)?;
     let new = site.start(&FLAGS)?;
     site.wait_for_phase(old.pid(), "handing over")?;
     let load = under_load(&site, |load| {
@@ -244,7 +246,7 @@ fn websockets_and_h2_over_tls_go_through_a_hand_over() -> Done {
     };
     let ask = || site.net.client.run(|| Ok(request()?.h2().ask(address)?.status));
 
-    let old = site.start(&flags)?;
+    let old = site.start(&[&flags[..], &LONG_OVERLAP[4..]].concat())?;
     let mut socket = site.net.client.run(|| KeptWebSocket::open(request()?, address))?;
     let mut kept = site
         .net
@@ -258,9 +260,10 @@ fn websockets_and_h2_over_tls_go_through_a_hand_over() -> Done {
         200,
         "the old agent goes on with what it has"
     );
-    while site.status(old.pid())?["phase"] != "draining" {
+    crate::agent::wait("draining, and no request is lost until then", || {
         assert_eq!(ask()?, 200);
-    }
+        Ok(site.status(old.pid())?["phase"] == "draining")
+    })?;
     assert_eq!(socket.echo("still there")?, "still there");
     assert_eq!(ask()?, 200);
     // The WebSocket stays as long as it likes.

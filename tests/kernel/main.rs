@@ -1,6 +1,6 @@
 //! What the agent does in the kernel, shown on real packets between network namespaces: needs root, iproute2 and eBPF.
 //!
-//! Where the machine can't do that at all, a case says `SKIPPED` with the reason and passes; anything else that fails, fails.
+//! Where the machine can't do that at all, a case says `skipped:` with the reason and passes; anything else that fails, fails.
 
 mod agent;
 mod hand_over;

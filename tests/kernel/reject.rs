@@ -3,7 +3,7 @@
 //! A case runs itself again inside the client's namespace; the agent and what else listens run in the server's. Only where the machine
 //! lets nobody make a namespace is a case skipped, and says so.
 
-use std::io::{Read, Write};
+use std::io::{ErrorKind, Read, Write};
 use std::net::{SocketAddr, TcpStream};
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
@@ -13,63 +13,25 @@ use ingress_tests::{Ingress, Manifests, RawClient, Request};
 use serde_json::Value;
 
 use super::Done;
+use crate::agent::DEADLINE;
+use crate::namespace::Net;
 
 const SERVER: &str = "INGRESS_TEST_SERVER_NAMESPACE";
-const DEADLINE: Duration = Duration::from_secs(20);
 const US: &str = "10.79.0.2";
 const US_V6: &str = "[2001:db8:79::2]";
 
-/// Two namespaces and a veth pair between them; gone when dropped.
-struct Namespaces {
-    client: String,
-    server: String,
-}
-
-impl Namespaces {
-    /// None where this is not allowed.
-    fn new() -> anyhow::Result<Option<Self>> {
-        let id = std::process::id();
-        let both = Self {
-            client: format!("ingress-c{id}"),
-            server: format!("ingress-s{id}"),
-        };
-        if !ip(&["netns", "add", &both.client])? {
-            return Ok(None);
-        }
-        let (client, server) = (&both.client, &both.server);
-        let pair = [
-            "link", "add", "client0", "netns", client, "type", "veth", "peer", "name", "server0", "netns",
-            server,
-        ];
-        ensure!(ip(&["netns", "add", server])? && ip(&pair)?, "no veth pair");
-        for (namespace, interface, host) in [(client, "client0", 1), (server, "server0", 2)] {
-            let v4 = format!("10.79.0.{host}/24");
-            let v6 = format!("2001:db8:79::{host}/64");
-            ensure!(
-                ip(&["-n", namespace, "addr", "add", &v4, "dev", interface])?
-                    && ip(&["-n", namespace, "addr", "add", &v6, "dev", interface, "nodad"])?
-                    && ip(&["-n", namespace, "link", "set", "lo", "up"])?
-                    && ip(&["-n", namespace, "link", "set", interface, "up"])?,
-                "no addresses"
-            );
-        }
-        Ok(Some(both))
+/// The client's end and the server's, with addresses. None where this is not allowed.
+fn namespaces() -> anyhow::Result<Option<Net>> {
+    let Some(net) = crate::namespace::cable()? else {
+        return Ok(None);
+    };
+    for (namespace, interface, host) in [(&net.client, "client0", 1), (&net.node, "node0", 2)] {
+        namespace.ip(&[
+            format!("addr add 10.79.0.{host}/24 dev {interface}"),
+            format!("addr add 2001:db8:79::{host}/64 dev {interface} nodad"),
+        ])?;
     }
-}
-
-impl Drop for Namespaces {
-    fn drop(&mut self) {
-        let _ = ip(&["netns", "del", &self.client]);
-        let _ = ip(&["netns", "del", &self.server]);
-    }
-}
-
-fn ip(arguments: &[&str]) -> anyhow::Result<bool> {
-    Ok(Command::new("ip")
-        .args(arguments)
-        .stderr(Stdio::null())
-        .status()?
-        .success())
+    Ok(Some(net))
 }
 
 /// Runs the case `name` of this module, inside.
@@ -77,15 +39,15 @@ fn inside(name: &str, case: impl FnOnce(&str) -> Done) -> Done {
     if let Ok(server) = std::env::var(SERVER) {
         return case(&server);
     }
-    let Some(namespaces) = Namespaces::new()? else {
-        println!("SKIPPED: no network namespace can be made here");
-        return Ok(());
-    };
-    let output = Command::new("nsenter")
-        .arg(format!("--net=/run/netns/{}", namespaces.client))
-        .arg(std::env::current_exe()?)
+    let Some(net) = namespaces()? else { return Ok(()) };
+    let output = net
+        .client
+        .command()
+        // Not by its path, where a build may have put another file meanwhile.
+        .arg(format!("/proc/{}/exe", std::process::id()))
         .args(["--exact", &format!("reject::{name}"), "--nocapture"])
-        .env(SERVER, &namespaces.server)
+        .env(SERVER, net.node.path())
+        .stdin(Stdio::null())
         .output()?;
     let text = String::from_utf8_lossy(&output.stdout);
     print!("{text}{}", String::from_utf8_lossy(&output.stderr));
@@ -102,7 +64,7 @@ struct There(Child);
 impl There {
     fn start(server: &str, program: &str, arguments: &[&str], log: Stdio) -> anyhow::Result<Self> {
         let child = Command::new("nsenter")
-            .arg(format!("--net=/run/netns/{server}"))
+            .arg(format!("--net={server}"))
             .arg(program)
             .args(arguments)
             .stdin(Stdio::piped())
@@ -168,7 +130,7 @@ impl Scene {
             "--access-log",
             "off",
         ]);
-        arguments.extend(["--kernel-steering", "off", "--kernel-interfaces", "server0"]);
+        arguments.extend(["--kernel-steering", "off", "--kernel-interfaces", "node0"]);
         arguments.extend(flags);
         let agent = env!("CARGO_BIN_EXE_agent-under-test");
         let agent = There::start(server, agent, &arguments, log.reopen()?.into())?;
@@ -195,10 +157,7 @@ impl Scene {
         let page: Value = serde_json::from_str(&answer.text())?;
         let all = page["rejection"]["counts"].as_array().context("no counts")?;
         let of_this = all.iter().filter(|count| count["verdict"] == verdict);
-        ensure!(
-            all.iter().all(|count| count["interface"] == "server0"),
-            "{page:#}"
-        );
+        ensure!(all.iter().all(|count| count["interface"] == "node0"), "{page:#}");
         Ok(of_this.filter_map(|count| count["packets"].as_u64()).sum())
     }
 }
@@ -218,25 +177,37 @@ fn address(ip: &str, port: u16) -> anyhow::Result<SocketAddr> {
     Ok(format!("{ip}:{port}").parse()?)
 }
 
-/// The status of `http://HOST/`, or None when the connection was refused or reset.
+/// The status of `http://HOST/`, or the type of the first TLS record; None when the connection was refused or reset. Silence is an error.
 fn ask(ip: &str, scheme: &str, host: &str) -> anyhow::Result<Option<u16>> {
-    let port = if scheme == "http" { 80 } else { 443 };
-    if scheme == "http" {
-        let answer = Request::get(&format!("http://{host}/"))?.ask(address(ip, port)?);
-        return Ok(answer.ok().map(|answer| answer.status));
+    let answer = if scheme == "http" {
+        let request = format!("GET / HTTP/1.1\r\nHost: {host}\r\nConnection: close\r\n\r\n");
+        exchange::<12>(address(ip, 80)?, request.as_bytes()).map(|first| first[9..].to_vec())
+    } else {
+        // Which certificate is shown does not matter: whether a handshake is answered at all does.
+        exchange::<1>(address(ip, 443)?, &hello(host)?).map(|[kind]| kind.to_string().into_bytes())
+    };
+    match answer {
+        Ok(number) => Ok(Some(std::str::from_utf8(&number)?.parse()?)),
+        Err(error)
+            if matches!(
+                error.kind(),
+                ErrorKind::ConnectionRefused | ErrorKind::ConnectionReset
+            ) =>
+        {
+            Ok(None)
+        }
+        Err(error) => Err(error).with_context(|| format!("{scheme}://{host}/ at {ip}")),
     }
-    // Which certificate is shown does not matter: whether a handshake is answered at all does.
-    let hello = hello(host)?;
-    let mut stream = TcpStream::connect(address(ip, port)?)?;
+}
+
+/// Sends this on a connection of its own; the first bytes that come back.
+fn exchange<const COUNT: usize>(address: SocketAddr, words: &[u8]) -> std::io::Result<[u8; COUNT]> {
+    let mut stream = TcpStream::connect_timeout(&address, DEADLINE)?;
     stream.set_read_timeout(Some(DEADLINE))?;
-    stream.write_all(&hello)?;
-    let mut first = [0; 1];
-    Ok(match stream.read(&mut first) {
-        Ok(1) => Some(first[0].into()),
-        Ok(_) => None,
-        Err(error) if error.kind() == std::io::ErrorKind::ConnectionReset => None,
-        Err(error) => return Err(error.into()),
-    })
+    stream.write_all(words)?;
+    let mut first = [0; COUNT];
+    stream.read_exact(&mut first)?;
+    Ok(first)
 }
 
 /// A ClientHello of rustls, without a post-quantum share, so that it fits in one segment.
@@ -269,10 +240,9 @@ fn strangers_are_reset_at_once_by_both_families_and_whoever_is_served_is_not() -
                     Some(22),
                     "{ip}: a handshake record"
                 );
-                let begun = Instant::now();
+                // Not by a time-out, which would be an error.
                 assert_eq!(ask(ip, "http", "stranger.test")?, None, "{ip}");
                 assert_eq!(ask(ip, "https", "stranger.test")?, None, "{ip}");
-                assert!(begun.elapsed() < Duration::from_secs(5), "no time-out");
             }
             assert_eq!(Scene::count("http_host_unknown")?, 2);
             assert_eq!(Scene::count("tls_name_unknown")?, 2);
@@ -343,20 +313,15 @@ fn what_the_agent_does_not_serve_is_untouched_whatever_is_configured() -> Done {
             let neighbour = address(US, 2222)?;
             let answer = Request::get("http://stranger.test/")?.ask(neighbour)?;
             assert_eq!(answer.backend(), "neighbour");
-            let begun = Instant::now();
             let closed = TcpStream::connect(address(US, 8088)?).unwrap_err();
-            assert_eq!(closed.kind(), std::io::ErrorKind::ConnectionRefused);
-            assert!(
-                begun.elapsed() < Duration::from_secs(5),
+            assert_eq!(
+                closed.kind(),
+                ErrorKind::ConnectionRefused,
                 "a refusal, not a time-out"
             );
             assert_eq!(Scene::count("port_unserved")?, 1);
             let node_port = TcpStream::connect(address(US, 30_080)?).unwrap_err();
-            assert_eq!(
-                node_port.kind(),
-                std::io::ErrorKind::ConnectionRefused,
-                "by the kernel"
-            );
+            assert_eq!(node_port.kind(), ErrorKind::ConnectionRefused, "by the kernel");
             assert_eq!(Scene::count("port_unserved")?, 1, "node ports are never judged");
             Ok(())
         },
@@ -374,7 +339,7 @@ fn a_denied_source_reaches_nothing_that_is_served_and_everything_else_by_tc_and_
                 let refused = TcpStream::connect_timeout(&address(US, 80)?, soon);
                 assert_eq!(
                     refused.unwrap_err().kind(),
-                    std::io::ErrorKind::TimedOut,
+                    ErrorKind::TimedOut,
                     "silence, xdp {xdp}"
                 );
                 assert_eq!(ask(US_V6, "http", "shop.test")?, Some(200), "another source");
@@ -428,7 +393,8 @@ fn strangers_are_answered_in_calm_times_and_reset_in_a_flood() -> Done {
     inside(
         "strangers_are_answered_in_calm_times_and_reset_in_a_flood",
         |server| {
-            let scene = Scene::start(server, &["--kernel-names", "auto", "--kernel-names-above", "20"])?;
+            // So few that a slow machine, too, makes a flood of them.
+            let scene = Scene::start(server, &["--kernel-names", "auto", "--kernel-names-above", "3"])?;
             assert_eq!(ask(US, "http", "stranger.test")?, Some(404));
             assert!(Scene::count("http_host_unknown")? > 0, "counted all the same");
             until("a flood is reset", || {

@@ -94,6 +94,8 @@ impl Cluster {
             .arg(&self.facts.kubeconfig)
             .arg("--cache-dir")
             .arg(self.facts.folder.join("kubectl-cache"))
+            // Without it a server that never answers is waited for.
+            .args(["--request-timeout", "120s"])
             .args(arguments)
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())

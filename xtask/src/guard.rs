@@ -11,6 +11,8 @@ use std::time::{Duration, Instant};
 
 use anyhow::Context;
 
+use crate::workspace;
+
 /// Longer than an agent with nothing to drain needs.
 const GRACE: Duration = Duration::from_secs(10);
 const LOOK_AGAIN: Duration = Duration::from_millis(20);
@@ -41,8 +43,7 @@ impl Guarded {
     }
 
     fn start_with(command: &Command, stderr: Stdio) -> anyhow::Result<Self> {
-        // Not by its path, where another build may have put another program by now, or none.
-        let mut guard = Command::new("/proc/self/exe");
+        let mut guard = workspace::ourselves();
         guard
             .arg("guard")
             .arg(command.get_program())

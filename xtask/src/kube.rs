@@ -232,7 +232,7 @@ fn is_up() -> anyhow::Result<bool> {
 }
 
 fn own(file: &str) -> anyhow::Result<PathBuf> {
-    let folder = build::cache()?;
+    let folder = build::cache();
     std::fs::create_dir_all(&folder).with_context(|| folder.display().to_string())?;
     Ok(folder.join(file))
 }

@@ -1,5 +1,6 @@
 //! Every command of this repository. One file per task; nothing here is part of the product.
 
+mod apt;
 mod bench;
 mod certificates;
 mod demo;

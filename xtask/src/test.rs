@@ -4,8 +4,9 @@
 
 mod binaries;
 mod libtest;
+mod machine;
 
-use std::process::{Command, ExitCode};
+use std::process::ExitCode;
 use std::time::{Duration, Instant};
 
 use anyhow::bail;
@@ -180,6 +181,7 @@ fn tests(filter: Option<&str>) -> anyhow::Result<Report> {
     // A test may start the agent as a process, and would otherwise find an old one.
     workspace::build("ingress-agent", workspace::Profile::Dev)?;
     let mut report = Report::default();
+    report.skipped.extend(machine::prepare());
     for binary in binaries::build()?.iter().filter(|binary| binary.name != CLUSTER) {
         println!("{}", binary.name);
         binary.run(filter, &mut report)?;
@@ -195,6 +197,9 @@ fn tests(filter: Option<&str>) -> anyhow::Result<Report> {
 const CLUSTER: &str = "cluster";
 
 fn cluster(filter: Option<&str>) -> anyhow::Result<Report> {
+    if let Some(missing) = machine::prepare() {
+        bail!("{missing}");
+    }
     let programs = kube::programs()?;
     println!("API server from {}", programs.display());
     workspace::build("ingress-agent", workspace::Profile::Dev)?;
@@ -220,7 +225,7 @@ fn cluster(filter: Option<&str>) -> anyhow::Result<Report> {
 /// Each line of docs/examples/expected.toml is a test, named by what it says.
 fn demo() -> anyhow::Result<Report> {
     let mut report = Report::default();
-    let mut command = Command::new("/proc/self/exe");
+    let mut command = workspace::ourselves();
     command.args(["demo", "--check"]);
     binaries::follow("demo", command, &mut report)?;
     Ok(report)

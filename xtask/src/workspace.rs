@@ -27,6 +27,12 @@ pub(crate) fn cargo() -> Command {
     command
 }
 
+/// This program again. By the kernel's link rather than by its path: a build may have put another file there meanwhile, and the path of
+/// the running one then ends in ` (deleted)`.
+pub(crate) fn ourselves() -> Command {
+    Command::new("/proc/self/exe")
+}
+
 /// Whether programs are built for use or for measuring.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Profile {

@@ -7,6 +7,7 @@ use std::io::{BufRead, BufReader};
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
+use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 /// Reached only by a failing test: on the way there may be a build.
@@ -15,6 +16,9 @@ const LOOK_AGAIN: Duration = Duration::from_millis(20);
 
 /// A process that cannot be taken for a later one of the same number: its number and when it was started.
 type Process = (u32, u64);
+
+/// Each demo builds before it starts what it built. Where there is something to build, one would replace the programs under the other.
+static STARTING: Mutex<()> = Mutex::new(());
 
 struct Demo {
     child: Child,
@@ -25,6 +29,7 @@ struct Demo {
 impl Demo {
     /// Started on ports that the kernel chooses; returns once everything is up.
     fn start() -> Self {
+        let _one = STARTING.lock().unwrap_or_else(PoisonError::into_inner);
         let any = ["--http", "--https", "--admin"].map(|flag| [flag, "127.0.0.1:0"]);
         let mut child = Command::new(env!("CARGO_BIN_EXE_xtask"))
             .arg("demo")

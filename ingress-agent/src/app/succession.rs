@@ -6,7 +6,6 @@ use std::os::unix::net::UnixStream;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::mpsc;
-use std::time::Duration;
 
 use anyhow::Result;
 use ingress_common::abi::WHOLE;
@@ -15,10 +14,6 @@ use crate::admin::AdminState;
 use crate::kernel::Kernel;
 use crate::kernel::control::{self, Answer, Asked, Control, Status, Successor};
 use crate::proxy::worker::Shared;
-
-/// How long the old agent goes on as ever beside the new one. Handshakes that began with it end with it: a SYN-ACK that was lost is sent
-/// again after 1 and 3 seconds (RFC 6298, initial RTO 1 s, doubled), so 5 cover two losses.
-const OVERLAP: Duration = Duration::from_secs(5);
 
 /// What a hand-over touches.
 #[derive(Clone)]
@@ -145,11 +140,12 @@ impl Heir {
 
     fn hand_over(&self, successor: &Successor) {
         let pid = successor.pid();
+        let overlap = self.estate.shared.config.kernel.hand_over_overlap;
         tracing::info!(
             pid,
-            "another agent has the traffic now; this one watches it for {OVERLAP:?}, then drains"
+            "another agent has the traffic now; this one watches it for {overlap:?}, then drains"
         );
-        let lives = successor.outlives(OVERLAP);
+        let lives = successor.outlives(overlap);
         self.watching.fetch_sub(1, Ordering::Relaxed);
         if !lives {
             // The kernel has given the traffic back already: the other's program and sockets ended with it.

@@ -234,6 +234,10 @@ struct KernelFlags {
     )]
     run_dir: PathBuf,
 
+    /// After a newer agent took over: time that this one goes on as ever beside it and watches it (ms, s, m, h); then it drains. The default covers handshakes that began here.
+    #[arg(long, value_name = "DURATION", env = "INGRESS_AGENT_HAND_OVER_OVERLAP", default_value = "5s", value_parser = units::duration)]
+    hand_over_overlap: Duration,
+
     /// After a hand-over to a newer agent: time that open connections may go on (ms, s, m, h); then they are cut.
     #[arg(long, value_name = "DURATION", env = "INGRESS_AGENT_HAND_OVER_TIMEOUT", default_value = "1h", value_parser = units::duration)]
     hand_over_timeout: Duration,
@@ -415,6 +419,7 @@ impl KernelFlags {
             steering: self.kernel_steering.under(self.kernel),
             takeover: self.takeover,
             run_dir: self.run_dir,
+            hand_over_overlap: self.hand_over_overlap,
             hand_over_timeout: self.hand_over_timeout,
             reject: self.reject.resolve(self.kernel),
         }

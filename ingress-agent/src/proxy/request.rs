@@ -163,9 +163,8 @@ impl Asked {
             (None, None) if parts.version == Version::HTTP_10 => HeaderValue::from_static(""),
             (None, None) => return Err(ProxyError::BadRequest("no host")),
         };
-        let root = || PathAndQuery::from_static("/");
         Ok(Self {
-            path_and_query: parts.uri.path_and_query().cloned().unwrap_or_else(root),
+            path_and_query: origin_form(parts)?,
             authority,
         })
     }
@@ -189,6 +188,18 @@ impl Asked {
             path,
             query: self.path_and_query.query(),
         })
+    }
+}
+
+/// An absolute target may have a query and no path, which is the same as `/` (RFC 9110, 4.2.3); the origin form needs the path (RFC 9112, 3.2.1).
+fn origin_form(parts: &Parts) -> Result<PathAndQuery, ProxyError> {
+    match parts.uri.path_and_query() {
+        None => Ok(PathAndQuery::from_static("/")),
+        Some(target) if target.as_str().starts_with('?') => {
+            PathAndQuery::try_from(format!("/{}", target.as_str()))
+                .map_err(|_| ProxyError::BadRequest("malformed target"))
+        }
+        Some(target) => Ok(target.clone()),
     }
 }
 

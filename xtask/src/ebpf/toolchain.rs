@@ -9,6 +9,7 @@ use std::process::{Command, Stdio};
 
 use anyhow::{Context, bail};
 
+use crate::apt;
 use crate::workspace::{self, target};
 
 const PACKAGES: [&str; 5] = ["rustc-web", "rust-web-src", "cargo-web", "llvm-22", "llvm-22-dev"];
@@ -99,24 +100,9 @@ fn has_library_sources() -> bool {
 
 fn install_packages() -> anyhow::Result<()> {
     println!("installing {} (about 240 MB)", PACKAGES.join(" "));
-    // Another installation may be going on: wait for it rather than fail.
-    let apt = || {
-        let mut command = Command::new("apt-get");
-        command
-            .env("DEBIAN_FRONTEND", "noninteractive")
-            .args(["-o", "DPkg::Lock::Timeout=300", "-q"])
-            .stdin(Stdio::null());
-        command
-    };
-    // Old lists will do if there are no new ones.
-    let _ = apt().arg("update").status();
-    let status = apt()
-        .args(["install", "--yes", "--no-install-recommends"])
-        .args(PACKAGES)
-        .status()
-        .context("apt-get is not there (the packages are Debian's)")?;
-    if !status.success() || !has_packages() {
-        bail!("apt-get install {} failed: {status}", PACKAGES.join(" "));
+    apt::install(&PACKAGES)?;
+    if !has_packages() {
+        bail!("apt-get installed {}, and they are not there", PACKAGES.join(" "));
     }
     Ok(())
 }

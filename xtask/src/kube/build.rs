@@ -8,6 +8,7 @@ use std::time::Instant;
 use anyhow::{Context, bail};
 
 use super::pins::{self, HELM, PINS, Pin, Stamps};
+use crate::workspace;
 
 const NO_GO: &str = "`go` is missing: the API server is built from Go modules. Install Go (https://go.dev/dl/), \
                      or set KUBEBUILDER_ASSETS to a folder with etcd, kube-apiserver, kube-controller-manager and kubectl";
@@ -40,7 +41,7 @@ fn given(folder: PathBuf) -> anyhow::Result<PathBuf> {
 }
 
 fn built(pins: &'static [Pin], prefix: &str) -> anyhow::Result<PathBuf> {
-    let folder = cache()?.join(format!("{prefix}{}", pins::hash(pins)?));
+    let folder = cache().join(format!("{prefix}{}", pins::hash(pins)?));
     std::fs::create_dir_all(&folder).with_context(|| folder.display().to_string())?;
     if missing(pins, &folder).is_empty() {
         return Ok(folder);
@@ -64,17 +65,26 @@ fn built(pins: &'static [Pin], prefix: &str) -> anyhow::Result<PathBuf> {
     Ok(folder)
 }
 
-/// `$XDG_CACHE_HOME/ingress-agent/kube`, or the same below `~/.cache`.
-pub(super) fn cache() -> anyhow::Result<PathBuf> {
-    let base = match std::env::var_os("XDG_CACHE_HOME").map(PathBuf::from) {
-        // The specification says to ignore relative paths.
-        Some(folder) if folder.is_absolute() => folder,
-        _ => {
-            let home = std::env::home_dir().context("neither XDG_CACHE_HOME nor a home folder is known")?;
-            home.join(".cache")
-        }
-    };
-    Ok(base.join("ingress-agent/kube"))
+/// `$XDG_CACHE_HOME/ingress-agent/kube`, or the same below `~/.cache`; where nothing can be written there, beside what cargo builds.
+pub(super) fn cache() -> PathBuf {
+    let own = own_cache();
+    let is_usable =
+        |folder: &PathBuf| std::fs::create_dir_all(folder).is_ok() && tempfile::tempfile_in(folder).is_ok();
+    own.filter(is_usable).unwrap_or_else(fallback)
+}
+
+fn own_cache() -> Option<PathBuf> {
+    // The specification says to ignore relative paths; an empty HOME is one.
+    let absolute = |path: PathBuf| path.is_absolute().then_some(path);
+    let given = std::env::var_os("XDG_CACHE_HOME").map(PathBuf::from);
+    let base = given
+        .and_then(absolute)
+        .or_else(|| Some(absolute(std::env::home_dir()?)?.join(".cache")))?;
+    Some(base.join("ingress-agent/kube"))
+}
+
+fn fallback() -> PathBuf {
+    workspace::target().join("kube")
 }
 
 fn missing(pins: &'static [Pin], folder: &Path) -> Vec<&'static Pin> {
@@ -108,7 +118,16 @@ fn lock(folder: &Path) -> anyhow::Result<File> {
 fn build(pin: &Pin, folder: &Path) -> anyhow::Result<()> {
     // Under its name only when it is whole.
     let partial = folder.join(format!("{}.partial", pin.program));
-    let status = Command::new("go")
+    let mut go = Command::new("go");
+    if folder.starts_with(fallback()) {
+        // Go, too, keeps things at home.
+        for (name, of_go) in [("GOCACHE", "go-build"), ("GOPATH", "go")] {
+            if std::env::var_os(name).is_none() {
+                go.env(name, fallback().join(of_go));
+            }
+        }
+    }
+    let status = go
         .args([
             "build",
             "-mod=readonly",

@@ -1,10 +1,10 @@
 //! Builds every test binary of the workspace and runs them one after the other, each within a bounded time.
 
 use std::collections::VecDeque;
-use std::io::{BufRead, BufReader};
+use std::io::{BufRead, BufReader, Read};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
-use std::sync::mpsc::{Receiver, RecvTimeoutError, channel};
+use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, bail};
@@ -16,6 +16,9 @@ use crate::workspace;
 
 /// A binary that takes longer hangs: none takes a tenth of this where nothing else runs.
 const AT_MOST: Duration = Duration::from_mins(20);
+/// What a program that has ended left behind may hold its streams open, and is not waited for.
+const LEFT_BEHIND: Duration = Duration::from_secs(10);
+const LOOK_AGAIN: Duration = Duration::from_millis(200);
 /// As many lines as are kept of a program that ends without a result, and of a failed test.
 const LAST_LINES: usize = 100;
 const LINES_OF_A_TEST: usize = 2000;
@@ -182,18 +185,29 @@ enum Ended {
 fn stream(name: &str, command: Command, mut tell: impl FnMut(&str)) -> anyhow::Result<Ended> {
     let (mut child, lines) = start(command).with_context(|| name.to_owned())?;
     let until = Instant::now() + AT_MOST;
+    let mut over: Option<Instant> = None;
     loop {
-        match lines.recv_timeout(until.saturating_duration_since(Instant::now())) {
+        let mut is_closed = false;
+        match lines.recv_timeout(LOOK_AGAIN) {
             Ok(line) => {
                 println!("  {line}");
                 tell(&line);
+                continue;
             }
-            Err(RecvTimeoutError::Disconnected) => return Ok(Ended::By(child.wait()?)),
-            Err(RecvTimeoutError::Timeout) => {
-                child.kill()?;
-                child.wait()?;
-                return Ok(Ended::TooLate);
+            Err(RecvTimeoutError::Disconnected) => {
+                is_closed = true;
+                std::thread::sleep(LOOK_AGAIN / 10);
             }
+            Err(RecvTimeoutError::Timeout) => {}
+        }
+        if let Some(status) = child.try_wait()? {
+            if is_closed || over.get_or_insert_with(Instant::now).elapsed() > LEFT_BEHIND {
+                return Ok(Ended::By(status));
+            }
+        } else if Instant::now() > until {
+            child.kill()?;
+            child.wait()?;
+            return Ok(Ended::TooLate);
         }
     }
 }
@@ -232,7 +246,13 @@ impl<'a> Reading<'a> {
             }
             Line::OutputOf(path) => self.of = Some(format!("{} {path}", self.name)),
             Line::Failures => self.of = None,
-            Line::Skipped(why) => report.skipped.push(format!("{}: {why}", self.name)),
+            Line::Skipped(why) => {
+                let skipped = format!("{}: {why}", self.name);
+                // Many tests may lack the same thing.
+                if !report.skipped.contains(&skipped) {
+                    report.skipped.push(skipped);
+                }
+            }
             Line::Result => {
                 self.has_result = true;
                 self.of = None;
@@ -253,26 +273,31 @@ fn keep_last(last: &mut VecDeque<String>, line: &str) {
     last.push_back(line.to_owned());
 }
 
-/// Both of its outputs as one stream of lines, in the order in which they were written.
+/// Both of its outputs as one stream of whole lines. Not by one pipe: libtest writes a test's name and its result one after the other, and
+/// what a program that a test starts says meanwhile would come between the two.
 fn start(mut command: Command) -> anyhow::Result<(Child, Receiver<String>)> {
-    let (reader, writer) = std::io::pipe()?;
-    let child = command
+    let mut child = command
         .stdin(Stdio::null())
-        .stdout(writer.try_clone()?)
-        .stderr(writer)
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
         .spawn()
         .with_context(|| command.get_program().display().to_string())?;
-    // It keeps our copies of the pipe's writing end; the stream ends only when they are gone.
-    drop(command);
     let (tell, lines) = channel();
+    let (output, errors) = (child.stdout.take(), child.stderr.take());
+    read_lines(output.context("no output")?, tell.clone())?;
+    read_lines(errors.context("no standard error")?, tell)?;
+    Ok((child, lines))
+}
+
+fn read_lines(stream: impl Read + Send + 'static, tell: Sender<String>) -> anyhow::Result<()> {
     std::thread::Builder::new().spawn(move || {
-        for line in BufReader::new(reader).split(b'\n').map_while(Result::ok) {
+        for line in BufReader::new(stream).split(b'\n').map_while(Result::ok) {
             if tell.send(String::from_utf8_lossy(&line).into_owned()).is_err() {
                 return;
             }
         }
     })?;
-    Ok((child, lines))
+    Ok(())
 }
 
 #[cfg(test)]
@@ -299,6 +324,41 @@ mod tests {
         follow("x", command, &mut report).unwrap();
         assert_eq!(report.tests.len(), 1);
         assert_eq!(report.problems.len(), 1);
+    }
+
+    #[test]
+    fn a_result_is_read_whatever_else_is_said_meanwhile() {
+        let mut report = Report::default();
+        let mut command = Command::new("sh");
+        let words =
+            "printf 'test a ... '; echo 'skipped: no moon' >&2; sleep 0.1; echo ok; echo 'test result: ok.'";
+        command.args(["-c", words]);
+        follow("x", command, &mut report).unwrap();
+        assert_eq!((report.passed(), report.failed()), (1, 0));
+        assert_eq!(report.skipped, ["x: no moon"]);
+    }
+
+    #[test]
+    fn what_a_program_leaves_behind_is_not_waited_for() {
+        let mut command = Command::new("sh");
+        command.args([
+            "-c",
+            "sleep 100 & echo $!; echo 'test a ... ok'; echo 'test result: ok.'",
+        ]);
+        let (begun, mut left) = (Instant::now(), String::new());
+        let ended = stream("x", command, |line| {
+            if line.parse::<u32>().is_ok() {
+                left = line.to_owned();
+            }
+        });
+        assert!(matches!(ended.unwrap(), Ended::By(status) if status.success()));
+        let is_there = Path::new("/proc").join(&left).exists();
+        drop(Command::new("sh").args(["-c", &format!("kill {left}")]).status());
+        assert!(
+            is_there,
+            "ended before what it left behind, after {:?}",
+            begun.elapsed()
+        );
     }
 
     #[test]

@@ -172,7 +172,8 @@ fn parse(head: &Bytes, asked: Asked) -> Result<ResponseHead, &'static str> {
     } else {
         connection.remove_nominated(&mut headers);
     }
-    if status == StatusCode::NO_CONTENT {
+    // RFC 9110, 8.6: neither has content, and neither may say otherwise.
+    if status == StatusCode::NO_CONTENT || status.is_informational() {
         headers.remove(CONTENT_LENGTH);
     }
     Ok(ResponseHead {

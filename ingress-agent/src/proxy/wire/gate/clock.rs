@@ -1,5 +1,7 @@
-//! The one timer of a connection, and what it is waited for. Setting a deadline is a store; the timer itself moves only when a
+//! The timers of a connection, and what is waited for. Setting a deadline is a store; a timer itself moves only when a
 //! deadline comes earlier than it stands, or when it rang too early.
+//!
+//! Reading and writing have one each: the body of a request may be read by another task than the one that writes, and a timer wakes only the last that asked.
 
 use std::pin::Pin;
 use std::task::{Context, Poll, ready};
@@ -23,16 +25,22 @@ pub(super) enum Wait {
 }
 
 pub(super) struct Clock {
-    sleep: Option<Pin<Box<Sleep>>>,
+    read_timer: Timer,
     read: Option<(Wait, Instant)>,
+    write_timer: Timer,
     write: Option<Instant>,
 }
+
+/// Made when it is first needed.
+#[derive(Default)]
+struct Timer(Option<Pin<Box<Sleep>>>);
 
 impl Clock {
     pub(super) fn new() -> Self {
         Self {
-            sleep: None,
+            read_timer: Timer::default(),
             read: None,
+            write_timer: Timer::default(),
             write: None,
         }
     }
@@ -48,7 +56,7 @@ impl Clock {
     pub(super) fn arm(&mut self, cx: &mut Context<'_>) {
         if let Some((_, due)) = self.read {
             // If it is over already, the waking comes with the next poll for reading, which `poll_due` has seen to.
-            if self.poll_due(cx, due).is_ready() {
+            if self.read_timer.poll_due(cx, due).is_ready() {
                 cx.waker().wake_by_ref();
             }
         }
@@ -70,7 +78,7 @@ impl Clock {
     pub(super) fn poll_read(&mut self, cx: &mut Context<'_>) -> Poll<Wait> {
         match self.read {
             Some((wait, due)) => {
-                ready!(self.poll_due(cx, due));
+                ready!(self.read_timer.poll_due(cx, due));
                 self.read = None;
                 Poll::Ready(wait)
             }
@@ -81,15 +89,17 @@ impl Clock {
     /// Ready when nothing could be written for too long.
     pub(super) fn poll_write(&mut self, cx: &mut Context<'_>, bound: Duration) -> Poll<()> {
         let due = *self.write.get_or_insert_with(|| Instant::now() + bound);
-        self.poll_due(cx, due)
+        self.write_timer.poll_due(cx, due)
     }
 
     pub(super) fn wrote(&mut self) {
         self.write = None;
     }
+}
 
+impl Timer {
     fn poll_due(&mut self, cx: &mut Context<'_>, due: Instant) -> Poll<()> {
-        let sleep = self.sleep.get_or_insert_with(|| Box::pin(sleep_until(due)));
+        let sleep = self.0.get_or_insert_with(|| Box::pin(sleep_until(due)));
         if sleep.deadline() > due {
             sleep.as_mut().reset(due);
         }
@@ -100,5 +110,41 @@ impl Clock {
         // It rang for a wait that has ended since.
         sleep.as_mut().reset(due);
         sleep.as_mut().poll(cx)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::cell::RefCell;
+    use std::future::poll_fn;
+    use std::rc::Rc;
+
+    use tokio::task::{LocalSet, spawn_local};
+
+    use super::*;
+
+    #[test]
+    fn two_tasks_that_wait_on_one_connection_are_both_woken() {
+        let runtime = tokio::runtime::Builder::new_current_thread()
+            .enable_time()
+            .start_paused(true)
+            .build()
+            .unwrap();
+        let waits = async {
+            let clock = Rc::new(RefCell::new(Clock::new()));
+            let began = Instant::now();
+            let writer = Rc::clone(&clock);
+            let writing = spawn_local(async move {
+                poll_fn(|cx| writer.borrow_mut().poll_write(cx, Duration::from_secs(1))).await;
+                began.elapsed().as_secs()
+            });
+            let reading = spawn_local(async move {
+                clock.borrow_mut().begin(Wait::Body, Duration::from_secs(60));
+                poll_fn(|cx| clock.borrow_mut().poll_read(cx)).await;
+                began.elapsed().as_secs()
+            });
+            assert_eq!((writing.await.unwrap(), reading.await.unwrap()), (1, 60));
+        };
+        LocalSet::new().block_on(&runtime, waits);
     }
 }

@@ -4,9 +4,12 @@
 //! watched, its answer is written, and only then are the next bytes looked at. Between two requests nothing is held but the stream.
 
 mod chunked;
+mod client_body;
 mod inbound;
 mod outbound;
 mod request;
+#[cfg(test)]
+mod tests;
 
 use std::cell::RefCell;
 use std::fmt;
@@ -24,7 +27,7 @@ use http_body::Body;
 use super::GateHandle;
 use super::stream::ClientStream;
 use crate::proxy::wire::Limits;
-pub(crate) use inbound::ClientBody;
+pub(crate) use client_body::ClientBody;
 use inbound::{Next, Wire};
 use outbound::Outbound;
 use request::Asked;
@@ -128,16 +131,21 @@ impl Server {
         watch(&mut wire, cx).map(Err)
     }
 
-    async fn send<B>(&self, response: Response<B>, asked: Asked) -> io::Result<After>
+    async fn send<B>(&self, response: Response<B>, mut asked: Asked) -> io::Result<After>
     where
         B: Body<Data = Bytes> + Unpin,
         B::Error: fmt::Display,
     {
         let (parts, body) = response.into_parts();
+        // Nobody holds the body who could still read it to its end: the connection ends, which the client must be told (RFC 9112, 9.6).
+        asked.close |= Rc::strong_count(&self.wire) == 1 && self.wire.borrow().lacks_body();
         let switches = parts.status == StatusCode::SWITCHING_PROTOCOLS;
         let mut outbound = Outbound::new(&mut self.wire.borrow_mut(), asked, parts, body);
         self.wire.borrow().t.shared.may_inform.set(false);
-        poll_fn(|cx| self.poll_send(&mut outbound, cx)).await?;
+        if let Err(error) = poll_fn(|cx| self.poll_send(&mut outbound, cx)).await {
+            self.wire.borrow_mut().broken = outbound.ends_with_connection();
+            return Err(error);
+        }
         let close = outbound.close;
         drop(outbound);
         let mut wire = self.wire.borrow_mut();

@@ -35,6 +35,20 @@ impl ClientStream {
     }
 }
 
+impl ClientStream {
+    /// Dropped from now on, the connection ends with a reset: for TLS and TCP alike that is no clean end.
+    pub(super) fn reset_at_close(&self) {
+        let stream = match self {
+            Self::Plain(stream) => stream,
+            Self::Tls(stream) => stream.get_ref().0,
+            #[cfg(test)]
+            Self::Pipe(_) => return,
+        };
+        // If it can't be said, the connection is over already.
+        let _ = stream.get_ref().set_zero_linger();
+    }
+}
+
 impl AsyncRead for ClientStream {
     fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
         match self.get_mut() {

@@ -25,6 +25,10 @@ pub fn check_head(head: &[u8], limits: &Limits) -> Result<HeadInfo, Refusal> {
 
 /// The same characters for h2, where method and path come one by one.
 pub fn check_method_and_target(method: &str, target: &str) -> Result<(), Refusal> {
+    // RFC 9113, 8.3.1.
+    if !matches!(target.as_bytes(), [b'/', ..] | b"*") {
+        return Err(Refusal::bad("the path does not begin with a slash"));
+    }
     let path = path_run(target.as_bytes());
     let query = target.as_bytes().get(path..).unwrap_or_default();
     let clean = match query {

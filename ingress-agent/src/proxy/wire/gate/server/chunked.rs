@@ -142,4 +142,31 @@ mod tests {
             assert!(b"GET".starts_with(&buffer[..]));
         }
     }
+
+    proptest::proptest! {
+        /// Else it would wait for bytes that are not the body's.
+        #[test]
+        fn a_body_that_was_judged_to_its_end_is_taken_apart_to_its_end(
+            pieces in proptest::collection::vec("[0-9a-f]{1,2}|\r\n|;[a-z=]{0,3}|0\r\n|1\r\na\r\n|2 ;x\r\n\r\n\r\n|T: v\r\n|0\r\n\r\n|[ab]{1,9}|[ \t]", 1..12),
+        ) {
+            let text = pieces.concat();
+            let mut follower = crate::proxy::wire::h1::Chunked::default();
+            if let Ok(length) = follower.follow(text.as_bytes())
+                && follower.done()
+            {
+                let (mut buffer, mut decoder) = (BytesMut::from(text.as_bytes()), Decoder::Size);
+                let mut judged = length;
+                loop {
+                    let before = buffer.len();
+                    let piece = decoder.next(&mut buffer, judged);
+                    judged -= before - buffer.len();
+                    proptest::prop_assert_ne!(&piece, &Piece::More);
+                    if piece == Piece::End {
+                        break;
+                    }
+                }
+                proptest::prop_assert_eq!(judged, 0);
+            }
+        }
+    }
 }

@@ -2,18 +2,15 @@
 //!
 //! Bytes are judged in the order of their arrival and before anybody gets them. Between two requests a connection holds no buffer.
 
-use std::cell::RefCell;
 use std::io;
 use std::mem::{self, MaybeUninit};
-use std::pin::Pin;
-use std::rc::Rc;
 use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
 use http::Request;
-use http_body::{Body as HttpBody, Frame, SizeHint};
+use http_body::Frame;
 use ingress_core::reason::Reason;
 use tokio::io::ReadBuf;
 
@@ -45,8 +42,14 @@ pub(super) struct Wire {
     /// To be written before anything else: interim heads, the response's head.
     pub(super) out: Vec<u8>,
     pub(super) written: usize,
+    /// Something was written that the stream below may still hold (TLS does).
+    pub(super) unflushed: bool,
     /// At least one request was answered.
     pub(super) answered: bool,
+    /// Which request the connection is at; a body belongs to one and reads nothing of another.
+    pub(super) turn: u32,
+    /// An answer broke off that has no end but the connection's: there must be no clean one.
+    pub(super) broken: bool,
     shut: bool,
     ended: bool,
 }
@@ -68,14 +71,6 @@ struct Inbound {
     read_size: usize,
 }
 
-/// The client's body; the connection is shared with the task that serves it.
-pub(crate) struct ClientBody {
-    wire: Rc<RefCell<Wire>>,
-    /// What the head announced; `None` for a chunked body.
-    left: Option<u64>,
-    ended: bool,
-}
-
 /// A request whose head is whole and judged.
 pub(super) struct Next {
     pub(super) head: Request<()>,
@@ -93,7 +88,10 @@ impl Wire {
             phase: Phase::Head(HeadReader::default()),
             out: Vec::new(),
             written: 0,
+            unflushed: false,
             answered: false,
+            turn: 0,
+            broken: false,
             shut: false,
             ended: false,
         }
@@ -274,19 +272,27 @@ impl Wire {
         false
     }
 
-    /// After the response: whether another request can be read. What is here of a body that nobody wanted is passed over; what would
-    /// have to be waited for is not.
-    pub(super) fn finish_body(&mut self) -> bool {
+    /// Part of the request's body is still to come, or it was refused.
+    pub(super) fn lacks_body(&self) -> bool {
         match &self.phase {
-            Phase::Head(_) => return true,
-            Phase::Body(inbound) if inbound.follower.done() => {
-                let _ = self.buffer.split_to(inbound.judged.min(self.buffer.len()));
-                self.phase = Phase::Head(HeadReader::default());
-                return true;
-            }
-            Phase::Body(_) | Phase::Closed => {}
+            Phase::Head(_) => false,
+            Phase::Body(inbound) => !inbound.follower.done(),
+            Phase::Closed => true,
         }
-        false
+    }
+
+    /// After the response: whether another request can be read. What is here of a body that nobody wanted is passed over; what would
+    /// have to be waited for is not. Who still holds the body, as the task of an HTTP/2 backend may, gets no more of it.
+    pub(super) fn finish_body(&mut self) -> bool {
+        self.turn = self.turn.wrapping_add(1);
+        if self.lacks_body() {
+            return false;
+        }
+        if let Phase::Body(inbound) = &self.phase {
+            let _ = self.buffer.split_to(inbound.judged.min(self.buffer.len()));
+            self.phase = Phase::Head(HeadReader::default());
+        }
+        true
     }
 
     /// Ends the connection: last words, our end, a little patience with what the client still sends.
@@ -294,9 +300,14 @@ impl Wire {
         if self.ended {
             return Poll::Ready(Ok(()));
         }
+        if self.broken {
+            self.t.io.reset_at_close();
+            self.t.shared.in_request.set(false);
+            self.ended = true;
+            return Poll::Ready(Ok(()));
+        }
         ready!(self.poll_out(cx))?;
         if !self.shut {
-            ready!(self.t.poll_flush(cx))?;
             ready!(self.t.poll_shutdown(cx))?;
             self.shut = true;
         }
@@ -311,7 +322,10 @@ impl Wire {
         Poll::Ready(Ok(()))
     }
 
-    fn poll_body(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, ProxyError>>> {
+    pub(super) fn poll_body(
+        &mut self,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, ProxyError>>> {
         loop {
             match self.take_frame() {
                 Ok(Taken::Frame(frame)) => return Poll::Ready(Some(Ok(frame))),
@@ -425,15 +439,20 @@ impl Wire {
         }
     }
 
-    /// Writes what is queued.
+    /// Writes what is queued, down to the socket.
     pub(super) fn poll_out(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        if self.out.is_empty() {
-            return Poll::Ready(Ok(()));
+        if !self.out.is_empty() {
+            self.unflushed = true;
+            ready!(self.t.poll_write_all(cx, &self.out, &mut self.written))?;
+            self.out.clear();
+            self.written = 0;
         }
-        ready!(self.t.poll_write_all(cx, &self.out, &mut self.written))?;
-        self.out.clear();
-        self.written = 0;
-        self.t.poll_flush(cx)
+        // Also when it was written before: then the flush is what was waited for.
+        if self.unflushed {
+            ready!(self.t.poll_flush(cx))?;
+            self.unflushed = false;
+        }
+        Poll::Ready(Ok(()))
     }
 }
 
@@ -447,54 +466,5 @@ fn broken(refusal: Refusal) -> ProxyError {
     match refusal.reason {
         Reason::RequestTimeout => ProxyError::RequestTimeout,
         _ => ProxyError::BadRequest(refusal.detail),
-    }
-}
-
-impl ClientBody {
-    pub(super) fn new(wire: Rc<RefCell<Wire>>, framing: Framing) -> Self {
-        let left = match framing {
-            Framing::None => Some(0),
-            Framing::Length(length) => Some(length),
-            Framing::Chunked => None,
-        };
-        Self {
-            wire,
-            left,
-            ended: left == Some(0),
-        }
-    }
-}
-
-impl HttpBody for ClientBody {
-    type Data = Bytes;
-    type Error = ProxyError;
-
-    fn poll_frame(
-        self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-    ) -> Poll<Option<Result<Frame<Bytes>, ProxyError>>> {
-        let this = self.get_mut();
-        if this.ended {
-            return Poll::Ready(None);
-        }
-        let frame = ready!(this.wire.borrow_mut().poll_body(cx));
-        match (&frame, &mut this.left) {
-            (Some(Ok(frame)), Some(left)) => {
-                let length = frame.data_ref().map_or(0, |data| data.len() as u64);
-                *left = left.saturating_sub(length);
-                this.ended = *left == 0;
-            }
-            (Some(Ok(_)), None) => {}
-            (None | Some(Err(_)), _) => this.ended = true,
-        }
-        Poll::Ready(frame)
-    }
-
-    fn is_end_stream(&self) -> bool {
-        self.ended
-    }
-
-    fn size_hint(&self) -> SizeHint {
-        self.left.map_or_else(SizeHint::default, SizeHint::with_exact)
     }
 }

@@ -53,7 +53,9 @@ where
     /// Queues the head, and so much of the body as is there.
     pub(super) fn new(wire: &mut Wire, asked: Asked, mut parts: Parts, body: B) -> Self {
         let switches = parts.status == StatusCode::SWITCHING_PROTOCOLS;
-        let close = !switches && (asked.close || says_close(&parts.headers));
+        let framing = framing(&parts, asked, &body);
+        let close =
+            !switches && (asked.close || says_close(&parts.headers) || framing == Framing::UntilClose);
         if asked.http10 && !close && !switches {
             parts
                 .headers
@@ -63,17 +65,16 @@ where
                 .headers
                 .insert(CONNECTION, HeaderValue::from_static("close"));
         }
-        let framing = framing(&parts, asked, &body);
         wire.queue_informational();
         write_head(&mut wire.out, &parts, asked, framing);
         let sends_trailers = framing == Framing::Chunked && asked.takes_trailers;
         Self {
-            body: (framing != Framing::Nothing && !body.is_end_stream()).then_some(body),
+            body: is_awaited(framing, &body).then_some(body),
             framing,
             trailers: sends_trailers.then(|| announced_trailers(&parts.headers)),
             data: Bytes::new(),
             tail: b"",
-            close: close || framing == Framing::UntilClose,
+            close,
         }
         .ended_if_empty(wire)
     }
@@ -82,7 +83,7 @@ where
         if self.body.is_none() && self.framing == Framing::Chunked {
             wire.out.extend_from_slice(b"0\r\n\r\n");
         }
-        if self.body.is_none() && !matches!(self.framing, Framing::Length(1..)) {
+        if self.body.is_none() {
             self.framing = Framing::Nothing;
         }
         self
@@ -164,6 +165,11 @@ where
         wire.out.extend_from_slice(b"\r\n");
     }
 
+    /// Nothing but the connection's end tells the client that this was all.
+    pub(super) fn ends_with_connection(&self) -> bool {
+        self.framing == Framing::UntilClose
+    }
+
     /// The whole body is queued or written.
     pub(super) fn is_complete(&self) -> bool {
         self.body.is_none()
@@ -185,6 +191,7 @@ where
             if left == 0 {
                 break;
             }
+            wire.unflushed = true;
             let slices = [front, &self.data, self.tail].map(IoSlice::new);
             let written = ready!(wire.t.poll_write(cx, &slices))?;
             if written == 0 {
@@ -194,7 +201,7 @@ where
         }
         wire.out.clear();
         wire.written = 0;
-        wire.t.poll_flush(cx)
+        wire.poll_out(cx)
     }
 
     fn advance(&mut self, wire: &mut Wire, written: usize) {
@@ -240,6 +247,15 @@ fn framing(parts: &Parts, asked: Asked, body: &impl Body) -> Framing {
         Some(length) => Framing::Length(length),
         None if asked.http10 => Framing::UntilClose,
         None => Framing::Chunked,
+    }
+}
+
+/// A body that has ended although it was to have a length is asked all the same: it has to say that it broke off.
+fn is_awaited(framing: Framing, body: &impl Body) -> bool {
+    match framing {
+        Framing::Nothing => false,
+        Framing::Length(1..) => true,
+        Framing::Length(0) | Framing::Chunked | Framing::UntilClose => !body.is_end_stream(),
     }
 }
 
