@@ -205,19 +205,14 @@ fn helm_installs_upgrades_rolls_back_and_leaves_nothing_behind() -> Done {
     assert_eq!(release.grace()?, 45);
 
     release.helm(&["uninstall", "ingress-agent", "--wait"])?;
-    let all = "daemonsets,services,configmaps,serviceaccounts,roles,rolebindings,clusterroles,clusterrolebindings,ingressclasses";
-    let left = cluster.kubectl(
-        &[
-            "get",
-            all,
-            "-A",
-            "-l",
-            "app.kubernetes.io/name=ingress-agent",
-            "-o",
-            "name",
-        ],
-        "",
-    )?;
+    let own = "daemonsets,services,configmaps,secrets,serviceaccounts,roles,rolebindings";
+    let selected = ["-l", "app.kubernetes.io/name=ingress-agent", "-o", "name"];
+    let place = ["get", own, "-n", release.namespace.name()];
+    assert_eq!(cluster.kubectl(&[&place, &selected[..]].concat(), "")?, "");
+    let releases = ["-l", "owner=helm", "-o", "name"];
+    assert_eq!(cluster.kubectl(&[&place, &releases[..]].concat(), "")?, "");
+    let wide = ["get", "clusterroles,clusterrolebindings,ingressclasses"];
+    let left = cluster.kubectl(&[&wide, &selected[..]].concat(), "")?;
     let ours = |line: &&str| line.contains(release.namespace.name());
     assert_eq!(left.lines().find(ours), None, "{left}");
     cluster.kubectl(&["delete", "node", &node, "--wait=false"], "")?;

@@ -56,12 +56,18 @@ impl Site {
         } else {
             &["--https", "off"]
         };
+        let admin: &[&str] = if flags.contains(&"--admin") {
+            &[]
+        } else {
+            &["--admin", "127.0.0.1:0"]
+        };
         command
             // Ends with the test's thread, however that ends.
             .args(["setpriv", "--pdeathsig", "KILL", "--"])
             .args(prefix)
             .args([AGENT, "run", "--log-format", "json", "--access-log", "off"])
-            .args(["--admin", "127.0.0.1:0", "--workers", "3", "--run-dir"])
+            .args(admin)
+            .args(["--workers", "3", "--run-dir"])
             .arg(self.run_dir.path())
             .arg("--manifests")
             .arg(self.manifests.path())

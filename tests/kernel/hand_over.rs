@@ -9,10 +9,10 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use anyhow::Context;
 
 use crate::Done;
-use crate::agent::{HOST, Site, ask_on, get, open};
+use crate::agent::{AGENT, HOST, Site, ask_on, get, open, wait};
 use crate::namespace::NODE;
 
-use ingress_tests::{Certs, Ingress, KeptConnection, KeptWebSocket, Request};
+use ingress_tests::{AgentProcess, Certs, Ingress, KeptConnection, KeptWebSocket, Request};
 
 const FLAGS: [&str; 4] = ["--http", ":80", "--kernel", "on"];
 /// For an old agent whose phase beside the new one is looked at: longer than looking takes on a slow machine.
@@ -112,6 +112,50 @@ fn hand_overs_under_load_lose_no_request() -> Done {
     }
     assert!(site.get("10.77.0.1")?.starts_with("HTTP/1.1 200"));
     Ok(())
+}
+
+/// What deploy/chart gives a pod: NET_BIND_SERVICE, NET_ADMIN and BPF.
+const AS_IN_A_POD: [&str; 2] = ["setpriv", "--bounding-set=-all,+cap_10,+cap_12,+cap_39"];
+
+/// Old and new pod have the same settings, the admin address too; the kubelet asks each by the socket in its own volume.
+#[test]
+fn an_upgrade_pod_beside_pod_that_goes_by_the_probes_loses_no_request() -> Done {
+    let Some(site) = Site::new()? else { return Ok(()) };
+    let volumes = tempfile::tempdir()?;
+    let socket = |pod: &str| volumes.path().join(pod).display().to_string();
+    let start = |pod: &str| {
+        let own = ["--admin", "127.0.0.1:9090", "--admin-socket", &socket(pod)];
+        AgentProcess::watch(&mut site.command(&AS_IN_A_POD, &[&FLAGS[..], &own].concat()))
+    };
+    let probe = |pod: &str, question: &str| {
+        let arguments = ["probe", question, "--socket", &socket(pod)];
+        let output = std::process::Command::new(AGENT).args(arguments).output()?;
+        anyhow::Ok(output.status.success())
+    };
+    let mut old = start("old")?;
+    wait("the old pod", || probe("old", "ready"))?;
+    let mut new = None;
+    let load = under_load(&site, |load| {
+        go_on(load, 500)?;
+        new = Some(start("new")?);
+        wait("the new pod", || probe("new", "ready"))?;
+        // minReadySeconds is longer than this takes.
+        wait("the old pod to drain", || {
+            assert!(probe("new", "ready")?, "ready all the while");
+            Ok(!probe("old", "ready")?)
+        })?;
+        assert!(probe("old", "live")?, "retired is not dead");
+        go_on(load, 500)?;
+        old.terminate()?;
+        assert_eq!(old.wait()?, Some(0));
+        go_on(load, 500)
+    })?;
+    assert_eq!(load.failed.into_inner()?, [] as [String; 0]);
+    let url = "http://127.0.0.1:9090/readyz";
+    wait("the admin address, which the old pod had", || {
+        let asked = || Request::get(url)?.ask(SocketAddr::from(([127, 0, 0, 1], 9090)));
+        Ok(site.net.node.run(asked).is_ok_and(|answer| answer.status == 200))
+    })
 }
 
 #[test]
