@@ -1,7 +1,7 @@
 //! The kernel's side of the agent: loads the eBPF programs, attaches them, fills their maps, reads their counts.
 //!
 //! Every hook is optional by itself, and one that is off says why. Nothing is pinned: programs and maps live by the descriptors that this
-//! process holds, so whatever way it ends, the kernel takes them away with it (docs/decisions/0004). Knows sockets and addresses, no routes.
+//! process holds, so whatever way it ends, the kernel takes them away with it (docs/decisions/0005). Knows sockets and addresses, no routes.
 
 mod capability;
 pub mod control;
