@@ -113,6 +113,7 @@ fn build(toolchain: &Toolchain) -> anyhow::Result<PathBuf> {
     let status = toolchain
         .cargo()
         .current_dir(source.join("ingress-ebpf"))
+        .env("RUSTC_WRAPPER", wrapper(&out)?)
         .env("CARGO_TARGET_DIR", &out)
         .env("CARGO_ENCODED_RUSTFLAGS", rust_flags(source)?)
         .args(["build", "--release", "--locked"])
@@ -134,6 +135,33 @@ fn build(toolchain: &Toolchain) -> anyhow::Result<PathBuf> {
         bail!("llvm-objcopy failed: {status}");
     }
     Ok(stripped)
+}
+
+/// Cargo tells crates of one name apart by a hash of where their sources lie, and rustc writes it into the names of functions, which stand in
+/// the BTF. There is one of each of ours: the same hash in every folder.
+const WRAPPER: &str = r#"#!/bin/sh
+case " $* " in
+*" --crate-name ingress_common "* | *" --crate-name ingress_ebpf "*)
+    for argument in "$@"; do
+        shift
+        case "$argument" in metadata=*) argument=metadata=ingress ;; esac
+        set -- "$@" "$argument"
+    done
+    ;;
+esac
+exec "$@"
+"#;
+
+fn wrapper(out: &Path) -> anyhow::Result<PathBuf> {
+    use std::os::unix::fs::PermissionsExt;
+    let path = out.join("rustc-wrapper.sh");
+    // Cargo builds anew when the wrapper is newer than what it made.
+    if std::fs::read(&path).ok().as_deref() != Some(WRAPPER.as_bytes()) {
+        std::fs::create_dir_all(out)?;
+        std::fs::write(&path, WRAPPER)?;
+        std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o755))?;
+    }
+    Ok(path)
 }
 
 /// First, so that every registry's folder exists when its path is hidden.
