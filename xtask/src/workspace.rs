@@ -51,7 +51,7 @@ pub(crate) fn build(package: &str, profile: Profile) -> anyhow::Result<PathBuf> 
     };
     let status = command.status().context("start cargo")?;
     if !status.success() {
-        bail!("cargo build --package {package} failed: {status}");
+        bail!("the programs of {package} do not build: {status}");
     }
     Ok(target().join(match profile {
         Profile::Dev => "debug",
