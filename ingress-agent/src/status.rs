@@ -82,17 +82,7 @@ pub fn start(setup: Setup, views: watch::Receiver<View>) -> io::Result<Handle> {
             "the status of Ingresses is not written: none of --publish-address, --publish-service and --agent-service is set"
         );
     }
-    let runtime = tokio::runtime::Builder::new_current_thread()
-        .enable_all()
-        .build()?;
-    let place = connect::Place::of(&setup.cluster);
-    let config = runtime
-        .block_on(connect::read(&place))
-        .map_err(io::Error::other)?;
-    let client = {
-        let _context = runtime.enter();
-        connect::client(&config).map_err(io::Error::other)?
-    };
+    let (runtime, config, client) = connect::open(&setup.cluster)?;
     let namespace = setup
         .cluster
         .pod_namespace

@@ -74,7 +74,7 @@ fn nothing_outlives_the_process_that_started_a_cluster() -> Done {
     Ok(())
 }
 
-fn wait_until(what: &str, mut so: impl FnMut() -> anyhow::Result<bool>) -> Done {
+pub(crate) fn wait_until(what: &str, mut so: impl FnMut() -> anyhow::Result<bool>) -> Done {
     let until = Instant::now() + DEADLINE;
     loop {
         // One answer that does not come is no failure of what is waited for.

@@ -6,6 +6,7 @@ use anyhow::Context;
 use ingress_tests::{AgentProcess, Namespace, TestAgent};
 
 use crate::Done;
+use crate::lab::wait_until;
 
 /// Long enough for a machine that is ten times slower than it should be; reached only by a failing test.
 const DEADLINE: Duration = Duration::from_secs(180);
@@ -29,22 +30,6 @@ fn holder(namespace: &Namespace<'_>) -> anyhow::Result<String> {
     ))?;
     let holder = answer.body["spec"]["holderIdentity"].as_str();
     Ok(holder.unwrap_or_default().to_owned())
-}
-
-fn wait_until(what: &str, mut so: impl FnMut() -> anyhow::Result<bool>) -> Done {
-    let until = Instant::now() + DEADLINE;
-    loop {
-        // One answer that does not come is no failure of what is waited for.
-        let last = so();
-        if matches!(last, Ok(true)) {
-            return Ok(());
-        }
-        anyhow::ensure!(
-            Instant::now() < until,
-            "not within {DEADLINE:?}: {what}; last: {last:?}"
-        );
-        std::thread::sleep(Duration::from_millis(50));
-    }
 }
 
 /// Flags of an agent that looks after this namespace alone, with a Lease in it.

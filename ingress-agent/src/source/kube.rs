@@ -97,18 +97,8 @@ pub fn counts() -> Arc<SourceCounts> {
 /// # Errors
 /// When the thread can't be started, or nothing usable says how to reach the cluster.
 pub fn start(setup: Setup, tell: impl FnMut(SourceState) -> bool + Send + 'static) -> io::Result<Handle> {
-    let runtime = tokio::runtime::Builder::new_current_thread()
-        .enable_all()
-        .build()?;
-    let place = connect::Place::of(&setup.cluster);
-    let config = runtime
-        .block_on(connect::read(&place))
-        .map_err(io::Error::other)?;
     // Tried here so that what can never work is said at the start.
-    let client = {
-        let _context = runtime.enter();
-        connect::client(&config).map_err(io::Error::other)?
-    };
+    let (runtime, config, client) = connect::open(&setup.cluster)?;
     let (stop, stopped) = oneshot::channel();
     let thread = std::thread::Builder::new().name("source".into()).spawn(move || {
         let work = Work::new(setup, config, client, Box::new(tell));

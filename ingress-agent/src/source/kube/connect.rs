@@ -2,6 +2,7 @@
 //!
 //! The client that kube makes by itself speaks HTTP/1.1, a connection for every watch; it logs at will, and retries by rules of its own.
 
+use std::io;
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -12,6 +13,7 @@ use hyper_util::rt::{TokioExecutor, TokioTimer};
 use kube::client::{Body, ConfigExt};
 use kube::config::{KubeConfigOptions, Kubeconfig};
 use kube::{Client, Config};
+use tokio::runtime::Runtime;
 use tower::{BoxError, ServiceBuilder};
 
 use crate::config::Cluster;
@@ -37,6 +39,20 @@ const CONNECT: Duration = Duration::from_secs(10);
 /// A connection that died without a word is noticed within the sum of the two.
 const PING: Duration = Duration::from_secs(20);
 const PONG: Duration = Duration::from_secs(15);
+
+/// A runtime for a thread that talks to the cluster, how to reach that, and a client on it. Asks nothing of the API server yet.
+pub(crate) fn open(cluster: &Cluster) -> io::Result<(Runtime, Config, Client)> {
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()?;
+    let place = Place::of(cluster);
+    let config = runtime.block_on(read(&place)).map_err(io::Error::other)?;
+    let client = {
+        let _context = runtime.enter();
+        client(&config).map_err(io::Error::other)?
+    };
+    Ok((runtime, config, client))
+}
 
 /// Reads how to reach the cluster. Asks nothing of the API server yet.
 pub(crate) async fn read(place: &Place) -> Result<Config, String> {
