@@ -32,6 +32,7 @@ use crate::proxy::worker::{self, Equipment, Shared};
 use crate::proxy::{tls, wire};
 use crate::telemetry::access_log;
 use crate::telemetry::metrics::{self, LiveSeries};
+use crate::tickets::{self, TicketKeys};
 
 /// A serving agent.
 pub struct Running {
@@ -86,8 +87,10 @@ pub fn start(config: Config) -> Result<Running> {
     let live = Arc::clone(&publication.live);
     let drain = Arc::new(Drain::default());
     let drain_timeout = config.drain_timeout;
+    let tickets = TicketKeys::new(tickets::now()).context("no key for TLS session tickets can be made")?;
+    let tickets = Arc::new(tickets);
     let shared = Arc::new(Shared {
-        tls: tls::server_config(Arc::clone(&live)).context("TLS cannot be set up")?,
+        tls: tls::server_config(Arc::clone(&live), Arc::clone(&tickets)).context("TLS cannot be set up")?,
         live: Arc::clone(&live),
         limits: Arc::new(gate_limits(&config)),
         forwarding: Forwarding {
@@ -123,6 +126,7 @@ pub fn start(config: Config) -> Result<Running> {
         kernel: Arc::clone(&kernel),
         state: Arc::clone(&state),
         shared,
+        tickets,
         addresses: http.iter().chain(&https).copied().collect(),
         all_steered,
     };

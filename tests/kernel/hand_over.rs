@@ -12,7 +12,7 @@ use crate::Done;
 use crate::agent::{AGENT, HOST, Site, ask_on, get, open, wait};
 use crate::namespace::NODE;
 
-use ingress_tests::{AgentProcess, Certs, Ingress, KeptConnection, KeptWebSocket, Request};
+use ingress_tests::{AgentProcess, Certs, Ingress, KeptConnection, KeptWebSocket, Request, TlsClient};
 
 const FLAGS: [&str; 4] = ["--http", ":80", "--kernel", "on"];
 /// For an old agent whose phase beside the new one is looked at: longer than looking takes on a slow machine.
@@ -278,6 +278,40 @@ fn websockets_and_h2_over_tls_go_through_a_hand_over() -> Done {
         || Ok(site.status(old.pid())?["connections"] == 0),
     )?;
     assert_eq!(site.status(new.pid())?["phase"], "serving");
+    Ok(())
+}
+
+#[test]
+fn tls_sessions_are_resumed_at_the_agent_that_takes_over_and_at_the_one_that_takes_back() -> Done {
+    let Some(site) = Site::new()? else { return Ok(()) };
+    let certs = Certs::new()?;
+    site.manifests.tls_secret("web", &certs.leaf(&[HOST])?)?;
+    let ingress = Ingress::new("web")
+        .class("ingress-agent")
+        .host(HOST)
+        .prefix("/", "web");
+    site.manifests.ingress(&ingress.tls(&[HOST], "web"))?;
+    let flags = ["--http", ":80", "--https", ":443", "--kernel", "on"];
+    let address: SocketAddr = format!("{NODE}:443").parse()?;
+    for version in [&rustls::version::TLS12, &rustls::version::TLS13] {
+        let client = TlsClient::of_version(&certs.authority_pem(), version)?;
+        let resumed = || {
+            let request = Request::get(&format!("https://{HOST}/"))?.tls(&client);
+            let answer = site.net.client.run(|| request.ask(address))?;
+            anyhow::Ok(answer.tls.is_some_and(|tls| tls.resumed))
+        };
+        let old = site.start(&[&flags[..], &LONG_OVERLAP[4..]].concat())?;
+        assert!(!resumed()?, "the first session is a new one");
+        let new = site.start(&flags)?;
+        site.wait_for_phase(old.pid(), "handing over")?;
+        assert!(resumed()?, "{version:?} at the new agent");
+        new.kill();
+        assert!(resumed()?, "{version:?} at the old one, which took back");
+        let next = site.start(&flags)?;
+        old.kill();
+        assert!(resumed()?, "{version:?} at the third");
+        next.kill();
+    }
     Ok(())
 }
 

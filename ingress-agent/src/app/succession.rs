@@ -14,6 +14,7 @@ use crate::admin::AdminState;
 use crate::kernel::Kernel;
 use crate::kernel::control::{self, Answer, Asked, Control, Status, Successor};
 use crate::proxy::worker::Shared;
+use crate::tickets::{self, TicketKeys};
 
 /// What a hand-over touches.
 #[derive(Clone)]
@@ -21,6 +22,7 @@ pub(super) struct Estate {
     pub(super) kernel: Arc<Kernel>,
     pub(super) state: Arc<AdminState>,
     pub(super) shared: Arc<Shared>,
+    pub(super) tickets: Arc<TicketKeys>,
     pub(super) addresses: Vec<SocketAddr>,
     /// Every address is steered; one that is bound can't be handed over.
     pub(super) all_steered: bool,
@@ -51,11 +53,23 @@ pub(super) fn take_over(estate: &Estate) -> Result<Option<Succession>> {
             return Ok(None);
         }
     };
+    inherit_tickets(estate, &place);
     estate.kernel.take_traffic()?;
     let succession = meet(estate, &place);
     Ok(succession
         .inspect_err(|error| tracing::warn!(%error, "the control socket cannot be opened: no hand-over"))
         .ok())
+}
+
+/// Clients go on resuming their sessions; before the first of them comes here.
+fn inherit_tickets(estate: &Estate, place: &std::path::Path) {
+    let adopted = estate.tickets.adopt(&control::ticket_keys(place), tickets::now());
+    if adopted > 0 {
+        tracing::info!(
+            keys = adopted,
+            "TLS sessions of the agent before can be resumed here"
+        );
+    }
 }
 
 fn meet(estate: &Estate, place: &std::path::Path) -> io::Result<Succession> {
@@ -102,6 +116,9 @@ impl Heir {
                 let result = self.estate.kernel.set_share(share);
                 done(result.map_err(|trouble| trouble.map_or_else(off, |trouble| trouble.to_string())))
             }
+            Asked::TicketKeys => Answer::TicketKeys {
+                keys: self.estate.tickets.share(tickets::now()),
+            },
             Asked::Retire(successor) => done(self.retire(successor)),
         }
     }
