@@ -153,12 +153,19 @@ impl Running {
     /// Ends without loss: nothing new, open requests go on until they are done or `drain_timeout` has passed.
     pub fn shutdown(self) {
         self.state.set_draining();
-        self.drain.order();
-        let deadline = Instant::now() + self.drain_timeout;
+        self.drain.order(Duration::ZERO);
+        let now = Instant::now();
+        let deadline = now + self.drain_timeout;
+        // WebSockets never end by themselves: they are closed in the last quarter, spread, and with time for an answer.
+        let spread = self.drain_timeout / 8;
+        let wind_up = now + self.drain_timeout / 4 * 3;
         while self.workers.iter().any(|worker| !worker.is_finished()) {
             if Instant::now() >= deadline {
                 tracing::warn!("--drain-timeout has passed; connections that are still open are cut");
                 break;
+            }
+            if Instant::now() >= wind_up {
+                self.drain.wind_up(spread);
             }
             std::thread::sleep(Duration::from_millis(5));
         }

@@ -6,6 +6,7 @@ use std::os::unix::net::UnixStream;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::mpsc;
+use std::time::Duration;
 
 use anyhow::Result;
 use ingress_common::abi::WHOLE;
@@ -86,6 +87,9 @@ fn meet(estate: &Estate, place: &std::path::Path) -> io::Result<Succession> {
         _stop: stop,
     })
 }
+
+/// For the last WebSocket that is closed: its client's answer.
+const LAST_WORDS: Duration = Duration::from_secs(6);
 
 /// Answers what comes by the control socket.
 #[derive(Clone)]
@@ -180,7 +184,8 @@ impl Heir {
         } = &self.estate;
         state.set_draining();
         kernel.let_go("handed over to a newer agent");
-        shared.drain.order();
+        let spread = shared.config.kernel.hand_over_spread;
+        shared.drain.order(spread);
         let limit = shared.config.kernel.hand_over_timeout;
         tracing::info!(
             pid,
@@ -191,9 +196,19 @@ impl Heir {
             .stopped
             .lock()
             .unwrap_or_else(std::sync::PoisonError::into_inner);
-        if stopped.recv_timeout(limit) == Err(mpsc::RecvTimeoutError::Timeout) {
-            tracing::warn!("--hand-over-timeout has passed; connections that are still open are cut");
-            shared.drain.cut();
+        let goes_on = |time| stopped.recv_timeout(time) == Err(mpsc::RecvTimeoutError::Timeout);
+        if goes_on(limit) {
+            let open = shared.connections.load(Ordering::Relaxed);
+            tracing::warn!(
+                open,
+                "--hand-over-timeout has passed; WebSockets that are still open are closed over {spread:?}"
+            );
+            shared.drain.wind_up(spread);
+            if goes_on(spread + LAST_WORDS) {
+                let open = shared.connections.load(Ordering::Relaxed);
+                tracing::warn!(open, "connections that are still open are cut");
+                shared.drain.cut();
+            }
         }
     }
 }
