@@ -19,6 +19,7 @@ use tokio::task::{JoinSet, spawn_local};
 
 use super::bell::Bell;
 use super::serve;
+use super::tunnel;
 use super::upstream::{IdleBudget, Settings, Upstreams};
 use super::wire;
 use crate::config::Config;
@@ -64,6 +65,7 @@ pub(crate) struct Worker {
     access_log: Rc<AccessLog>,
     /// Rings when the order to drain has come: cheaper to listen to than the order itself, on every poll of every connection.
     pub(crate) bell: Rc<Bell>,
+    pub(crate) scratch: tunnel::Scratch,
     wall_clock: Cell<(Instant, SystemTime)>,
     random: RefCell<fastrand::Rng>,
     open: Cell<usize>,
@@ -98,6 +100,7 @@ async fn serve_all(equipment: Equipment) -> io::Result<()> {
         shared,
         access_log: access_log.worker(),
         bell: Rc::default(),
+        scratch: tunnel::Scratch::default(),
         wall_clock: Cell::new((Instant::now(), SystemTime::now())),
         random: RefCell::new(fastrand::Rng::new()),
         open: Cell::new(0),
