@@ -25,6 +25,7 @@ use super::wire;
 use crate::config::Config;
 use crate::drain::{Drain, Watcher};
 use crate::live::Live;
+use crate::memory;
 use crate::telemetry::access_log::{self, AccessLog};
 use crate::telemetry::metrics::{self, Inbox, Shard};
 use crate::telemetry::record::{Listener, RequestRecord};
@@ -109,6 +110,7 @@ async fn serve_all(equipment: Equipment) -> io::Result<()> {
     });
     let upstreams = worker.upstreams.clone();
     spawn_local(inbox.serve(Rc::clone(&worker.shard), move || pool_numbers(&upstreams)));
+    spawn_local(memory::keep_giving_back());
     spawn_local(AccessLog::keep_flushing(Rc::downgrade(&worker.access_log)));
     let mut accepting = JoinSet::new();
     for (listener, socket) in sockets {
