@@ -97,7 +97,9 @@ pub fn tell_others(place: &Path, addresses: &[SocketAddr]) -> io::Result<Vec<Uni
             Ok((Answer::Refused { reason }, _)) => {
                 tracing::warn!(%agent, reason, "another agent goes on; connections to addresses of both come here");
             }
-            Ok((Answer::Status(_), _)) => tracing::warn!(%agent, "another agent answered something else"),
+            Ok((Answer::Status(_) | Answer::Bans { .. }, _)) => {
+                tracing::warn!(%agent, "another agent answered something else")
+            }
             Err(error) => {
                 tracing::warn!(%agent, %error, "another agent does not answer; connections to addresses of both come here");
             }
