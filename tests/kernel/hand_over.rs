@@ -114,8 +114,8 @@ fn hand_overs_under_load_lose_no_request() -> Done {
     Ok(())
 }
 
-/// What deploy/chart gives a pod: NET_BIND_SERVICE, NET_ADMIN and BPF.
-const AS_IN_A_POD: [&str; 2] = ["setpriv", "--bounding-set=-all,+cap_10,+cap_12,+cap_39"];
+/// What deploy/chart gives a pod: NET_BIND_SERVICE, NET_ADMIN, PERFMON and BPF.
+const AS_IN_A_POD: [&str; 2] = ["setpriv", "--bounding-set=-all,+cap_10,+cap_12,+cap_38,+cap_39"];
 
 /// Old and new pod have the same settings, the admin address too; the kubelet asks each by the socket in its own volume.
 #[test]

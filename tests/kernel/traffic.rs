@@ -1,7 +1,7 @@
 //! Early rejection of new connections by rate and by listener, behind VLAN tags, and with very many hosts.
 
 use std::fmt::Write as _;
-use std::io::ErrorKind;
+use std::io::{ErrorKind, Read, Write as _};
 use std::net::SocketAddr;
 
 use anyhow::Context;
@@ -92,21 +92,14 @@ fn all_sources_together_have_a_budget_too() -> Done {
 #[test]
 fn a_listener_has_its_own_list_of_sources() -> Done {
     let Some(site) = Site::new()? else { return Ok(()) };
-    let flags = [
-        "--http",
-        ":80",
-        "--http",
-        ":8081",
-        "--kernel-answer",
-        "true",
-        "--kernel-deny",
-        ":8081=10.77.1.0/24",
-    ];
-    let agent = site.start(&flags)?;
-    assert_eq!(refused(&site, "10.77.1.1", 8081, 3)?, 3);
-    assert_eq!(refused(&site, "10.77.1.1", 80, 3)?, 0);
-    assert_eq!(refused(&site, "10.77.0.1", 8081, 3)?, 0);
-    assert!(count(&site, agent.pid(), "source_denied")? >= 3);
+    let flags = ["--http", ":80", "--https", ":8443", "--kernel-answer", "true"];
+    for rule in ["https=10.77.1.0/24", ":8443=10.77.1.0/24"] {
+        let agent = site.start(&[&flags[..], &["--kernel-deny", rule]].concat())?;
+        assert_eq!(refused(&site, "10.77.1.1", 8443, 3)?, 3, "{rule}");
+        assert_eq!(refused(&site, "10.77.1.1", 80, 3)?, 0, "{rule}");
+        assert_eq!(refused(&site, "10.77.0.1", 8443, 3)?, 0, "{rule}");
+        assert!(count(&site, agent.pid(), "source_denied")? >= 3, "{rule}");
+    }
     let said = site.refused(&[], &["--http", ":80", "--kernel-deny", ":8085=10.0.0.0/8"])?;
     assert!(
         said.contains("--kernel-deny") && said.contains("none of the listeners"),
@@ -119,15 +112,26 @@ fn a_listener_has_its_own_list_of_sources() -> Done {
 fn behind_vlan_tags_it_is_the_same_on_the_interface_itself_and_on_the_one_below() -> Done {
     let Some(site) = Site::new()? else { return Ok(()) };
     for (namespace, below, host) in [(&site.net.node, "node0", 2), (&site.net.client, "client0", 1)] {
-        namespace.ip(&[
+        let made = namespace.ip(&[
             format!("link add link {below} name tagged type vlan id 7"),
             format!("addr add 10.81.0.{host}/24 dev tagged"),
             "link set tagged up".to_owned(),
-        ])?;
+        ]);
+        if made
+            .as_ref()
+            .is_err_and(|error| error.to_string().contains("Unknown device type"))
+        {
+            // Not by println, which libtest keeps to itself when a test passes.
+            let _ = writeln!(
+                std::io::stderr(),
+                "skipped: this kernel has no VLAN interfaces (8021q)"
+            );
+            return Ok(());
+        }
+        made?;
     }
     let served = |host: &str| -> anyhow::Result<Option<ErrorKind>> {
         site.net.client.run(|| {
-            use std::io::{Read, Write};
             let mut stream = std::net::TcpStream::connect_timeout(&"10.81.0.2:80".parse()?, DEADLINE)?;
             stream.set_read_timeout(Some(DEADLINE))?;
             stream.write_all(format!("GET / HTTP/1.1\r\nHost: {host}\r\n\r\n").as_bytes())?;
