@@ -240,6 +240,9 @@ pub struct Kernel {
     pub hand_over_timeout: Duration,
     /// Give no right back after the set-up.
     pub keep_capabilities: bool,
+    /// What is still open then ends within this time.
+    #[serde(serialize_with = "units::as_text")]
+    pub hand_over_spread: Duration,
     pub reject: Reject,
 }
 

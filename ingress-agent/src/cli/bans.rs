@@ -120,7 +120,9 @@ fn ask(socket: PathBuf, order: &Order) -> Agent {
         Ok(Answer::Bans { bans, more }) => (agent.bans, agent.more) = (bans, more),
         Ok(Answer::Done) => {}
         Ok(Answer::Refused { reason }) => agent.problem = reason,
-        Ok(Answer::Status(_)) => agent.problem = "it answered something else".to_owned(),
+        Ok(Answer::Status(_) | Answer::TicketKeys { .. }) => {
+            agent.problem = "it answered something else".to_owned()
+        }
         Err(error) => agent.problem = error.to_string(),
     }
     agent

@@ -83,7 +83,9 @@ fn ask(socket: PathBuf, order: &Order) -> Agent {
     let (status, problem) = match control::ask(&socket, order) {
         Ok(Answer::Status(status)) => (Some(status), String::new()),
         Ok(Answer::Done) => (None, String::new()),
-        Ok(Answer::Bans { .. }) => (None, "it answered something else".to_owned()),
+        Ok(Answer::Bans { .. } | Answer::TicketKeys { .. }) => {
+            (None, "it answered something else".to_owned())
+        }
         Ok(Answer::Refused { reason }) => (None, reason),
         Err(error) => (None, error.to_string()),
     };

@@ -10,6 +10,7 @@ use serde::{Deserialize, Serialize};
 use super::MAX_LINE;
 use crate::bans::BanView;
 use crate::kernel::KernelView;
+use crate::tickets::SharedKey;
 
 /// Raised when an agent of before could misunderstand.
 const VERSION: u32 = 1;
@@ -25,6 +26,8 @@ struct Envelope<T> {
 #[serde(tag = "order", rename_all = "snake_case")]
 pub enum Order {
     Status,
+    /// What opens our TLS session tickets, for an agent that is about to take over.
+    TicketKeys,
     /// A newer agent has these addresses in force.
     Retire(Retire),
     /// End steering; go on with what is open.
@@ -63,6 +66,9 @@ pub enum Answer {
         bans: Vec<BanView>,
         /// That found no room.
         more: usize,
+    },
+    TicketKeys {
+        keys: Vec<SharedKey>,
     },
 }
 
