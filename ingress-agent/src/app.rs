@@ -8,7 +8,7 @@ mod serving;
 mod succession;
 
 use std::io;
-use std::net::SocketAddr;
+use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::sync::Arc;
 use std::sync::atomic::AtomicUsize;
 use std::thread::JoinHandle;
@@ -17,12 +17,14 @@ use std::time::{Duration, Instant};
 use anyhow::{Context as _, Result};
 use arc_swap::ArcSwap;
 use ingress_core::filter::Forwarding;
+use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 use tokio::signal::unix::{Signal, SignalKind, signal};
 
 use self::control::{Publication, Vital, spawn, start_publisher};
 use self::serving::Serving;
 use self::succession::{Estate, Succession};
 use crate::admin::{self, AdminState};
+use crate::bans::{Keeper, Rules};
 use crate::config::Config;
 use crate::drain::Drain;
 use crate::kernel::Kernel;
@@ -49,14 +51,29 @@ pub struct Running {
     publication: Publication,
     admin_server: admin::Running,
     access_log: access_log::Writer,
+    _bans: Keeper,
 }
 
-/// Binds every address, waits for the first state of the source, and serves.
+/// What becomes of the rights that the process has.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Process {
+    /// It is the agent's alone: they are given back.
+    Ours,
+    /// Others live in it, who need theirs.
+    Shared,
+}
+
+/// Binds every address, waits for the first state of the source, and serves. In a process of others, whose rights stay as they are.
 ///
 /// # Errors
 /// When an address can't be bound (the message names the flag), the folder can't be watched, or TLS can't be set up.
 pub fn start(config: Config) -> Result<Running> {
+    start_in(config, Process::Shared)
+}
+
+fn start_in(config: Config, process: Process) -> Result<Running> {
     let started = Instant::now();
+    // First what asks for a right, and no thread before they are given back: each has its own.
     let Serving {
         http,
         https,
@@ -64,6 +81,15 @@ pub fn start(config: Config) -> Result<Running> {
         kernel,
         all_steered,
     } = serving::bind(&config)?;
+    let rejection = rejection::prepare(&config, &http, &https)?;
+    kernel.set_rejection(rejection.clone());
+    let (admin_server, admin_address) = serving::bind_admin(&config)?;
+    kernel.give_rights_back(process == Process::Shared || config.kernel.keep_capabilities);
+    if let Ok(rejection) = &rejection {
+        rejection::follow(&config, rejection)?;
+    }
+
+    let bans = Keeper::start(ban_rules(&config), Arc::clone(&kernel)).context("penalties cannot be kept")?;
     let (log_sink, access_log) =
         access_log::start(config.access_log).context("the access log cannot be started")?;
     let series = Arc::new(ArcSwap::from_pointee(LiveSeries::default()));
@@ -76,13 +102,9 @@ pub fn start(config: Config) -> Result<Running> {
         Arc::clone(&kernel),
         started,
     );
-    let (admin_server, admin_address) = serving::bind_admin(&config, &state)?;
-
-    let rejection = rejection::start(&config, &http, &https)?;
-    kernel.set_rejection(rejection.clone());
     let listeners: Vec<_> = http.iter().chain(&https).chain(&admin_address).copied().collect();
     // Before the first state, which a cluster may take its time for: the probes are told why.
-    let admin_server = admin_server.start()?;
+    let admin_server = admin_server.start(Arc::clone(&state))?;
     let publication = start_publisher(&config, &state, &series, (started, &listeners), rejection.ok())?;
     let live = Arc::clone(&publication.live);
     let drain = Arc::new(Drain::default());
@@ -100,6 +122,7 @@ pub fn start(config: Config) -> Result<Running> {
         idle_budget: Arc::new(idle_budget(&config)),
         series,
         drain: Arc::clone(&drain),
+        penalties: bans.penalties(),
         connections: AtomicUsize::new(0),
         https_port: redirect_port(&config, &https),
         started,
@@ -125,6 +148,7 @@ pub fn start(config: Config) -> Result<Running> {
     let estate = Estate {
         kernel: Arc::clone(&kernel),
         state: Arc::clone(&state),
+        penalties: bans.penalties(),
         shared,
         tickets,
         addresses: http.iter().chain(&https).copied().collect(),
@@ -146,6 +170,7 @@ pub fn start(config: Config) -> Result<Running> {
         publication,
         admin_server,
         access_log,
+        _bans: bans,
     })
 }
 
@@ -189,7 +214,7 @@ pub fn run(config: Config) -> Result<()> {
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()?;
-    let running = start(config)?;
+    let running = start_in(config, Process::Ours)?;
     announce(&running);
     // Once for both signals: a second one that comes at once must not fall between two pairs of ears.
     let mut signals = runtime.block_on(async { Signals::new() })?;
@@ -282,6 +307,22 @@ fn announce(running: &Running) {
 
 /// Hosts that the line at the start names.
 const NAMED_AT_START: usize = 8;
+
+fn ban_rules(config: &Config) -> Rules {
+    let never = config.trusted_proxies.iter().chain(&config.bans.never);
+    Rules {
+        limits: config.bans.limits(),
+        scan_paths: config.bans.scan_paths.clone(),
+        // Whoever is on the node: our own requests to ourselves, for one.
+        never: never.copied().chain(loopback()).collect(),
+    }
+}
+
+fn loopback() -> [IpNet; 2] {
+    let v4 = Ipv4Net::new_assert(Ipv4Addr::new(127, 0, 0, 0), 8);
+    let v6 = Ipv6Net::new_assert(Ipv6Addr::LOCALHOST, 128);
+    [v4.into(), v6.into()]
+}
 
 fn redirect_port(config: &Config, https: &[SocketAddr]) -> u16 {
     config

@@ -1,5 +1,6 @@
 //! The command line: what there is, how it explains itself, and what each exit code means.
 
+mod bans;
 mod check;
 mod kernel;
 mod probe;
@@ -78,6 +79,19 @@ Exit codes:
   1  an agent did not answer, or refused
   2  the command line is wrong";
 
+const BANS_EXAMPLES: &str = "\
+Asks every agent of the node by its socket in the run directory. Sources ban themselves by what `run --ban-handshakes` and the like count.
+
+Examples:
+  ingress-agent bans
+  ingress-agent bans add 192.0.2.1 --for 10m
+  ingress-agent bans lift 2001:db8::/64
+
+Exit codes:
+  0  all went well
+  1  there is no agent, or one did not answer, or refused
+  2  the command line is wrong";
+
 const PROBE_EXAMPLES: &str = "\
 For a pod's probes: two pods of one node's network share every port, and each has a socket of its own (run --admin-socket).
 
@@ -109,6 +123,9 @@ enum Command {
     /// What the agents of this node have in the kernel (eBPF), and how to take it away.
     #[command(after_help = KERNEL_EXAMPLES)]
     Kernel(kernel::KernelFlags),
+    /// Who is banned by the agents of this node for what they did, and how to change that.
+    #[command(after_help = BANS_EXAMPLES)]
+    Bans(bans::BanFlags),
     /// Ask a running agent whether it is ready, or alive.
     #[command(after_help = PROBE_EXAMPLES)]
     Probe(probe::ProbeFlags),
@@ -177,6 +194,7 @@ fn dispatch(
         Command::Run(_) => serve(args.into_iter().skip(2).collect(), run),
         Command::Check(flags) => check::check(flags, out),
         Command::Kernel(flags) => kernel::kernel(&flags, out),
+        Command::Bans(flags) => bans::bans(&flags, out),
         Command::Probe(flags) => probe::probe(&flags, out),
         Command::Completions { shell } => {
             let mut script = Vec::new();

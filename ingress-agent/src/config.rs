@@ -14,6 +14,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use clap::ValueEnum;
+use ingress_core::penalty::Limits as BanLimits;
 use ipnet::IpNet;
 use serde::Serialize;
 
@@ -52,6 +53,7 @@ pub struct Config {
     /// The port that redirects to HTTPS name; `None` leaves it out (443).
     pub https_port_in_redirects: Option<u16>,
     pub kernel: Kernel,
+    pub bans: Bans,
     pub log: Log,
 }
 
@@ -236,6 +238,8 @@ pub struct Kernel {
     /// After a hand-over, for what is still open.
     #[serde(serialize_with = "units::as_text")]
     pub hand_over_timeout: Duration,
+    /// Give no right back after the set-up.
+    pub keep_capabilities: bool,
     /// What is still open then ends within this time.
     #[serde(serialize_with = "units::as_text")]
     pub hand_over_spread: Duration,
@@ -247,15 +251,15 @@ pub struct Kernel {
 pub struct Reject {
     /// `off` when `--kernel` is.
     pub mode: HookMode,
-    /// Empty: nothing is judged anywhere.
+    /// Empty: found by the addresses that are served.
     pub interfaces: Vec<String>,
-    /// Judge headers in XDP.
-    pub xdp: bool,
+    pub tc: HookMode,
+    pub xdp: HookMode,
     pub names: HookMode,
     /// Unmatched first segments a second from which `names: auto` rejects.
     pub names_above: u32,
-    pub deny: Vec<IpNet>,
-    pub allow: Vec<IpNet>,
+    pub deny: Vec<SourceRule>,
+    pub allow: Vec<SourceRule>,
     /// Where unserved ports are refused.
     pub closed: Vec<IpAddr>,
     /// New connections a second; 0 is unlimited.
@@ -265,11 +269,57 @@ pub struct Reject {
     pub answer: bool,
 }
 
+/// When sources are banned for a time.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct Bans {
+    /// Offences of each kind within the window from which a source is banned; 0: never.
+    pub handshakes: u32,
+    pub unmatched: u32,
+    pub scans: u32,
+    /// Beginnings of paths.
+    pub scan_paths: Vec<String>,
+    #[serde(serialize_with = "units::as_text")]
+    pub window: Duration,
+    #[serde(serialize_with = "units::as_text")]
+    pub lasts: Duration,
+    /// Beside the trusted proxies.
+    pub never: Vec<IpNet>,
+}
+
+impl Bans {
+    pub fn limits(&self) -> BanLimits {
+        BanLimits {
+            offences: [self.handshakes, self.unmatched, self.scans],
+            window: self.window,
+            lasts: self.lasts,
+        }
+    }
+}
+
+/// A network of a list of sources.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct SourceRule {
+    /// `None`: for every listener.
+    pub listener: Option<ListenerChoice>,
+    pub network: IpNet,
+}
+
+/// Some of the listeners.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum ListenerChoice {
+    Http,
+    Https,
+    /// As it stands in `http` or `https`.
+    At(SocketAddr),
+}
+
 /// Whether something in the kernel is used.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, ValueEnum)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, ValueEnum)]
 #[serde(rename_all = "lowercase")]
 pub enum HookMode {
     /// Where it can be and harms nobody.
+    #[default]
     Auto,
     /// Or the agent does not start.
     On,

@@ -5,16 +5,22 @@
 
 mod capability;
 pub mod control;
+mod netlink;
 mod object;
+pub mod port_owner;
 pub mod reject;
+pub mod rights;
 pub mod steering;
 mod trouble;
 
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
+use std::time::Duration;
 
+use ingress_common::abi::WHOLE;
 use serde::{Deserialize, Serialize};
 
 use self::reject::{RejectView, Rejection};
+use self::rights::{Need, Rights, RightsView};
 use self::steering::{AddressView, Steering};
 pub use self::trouble::{Cause, Hook, Step, Trouble};
 
@@ -24,6 +30,8 @@ pub struct Kernel {
     steering: Mutex<State>,
     /// Set once, when it is known whether packets are judged; or why not.
     rejection: OnceLock<Result<Arc<Rejection>, String>>,
+    /// Set once, when all that asks for a right is done.
+    rights: OnceLock<Rights>,
 }
 
 /// One hook.
@@ -68,6 +76,8 @@ pub struct KernelView {
     /// Early rejection of unmatched traffic.
     #[serde(default)]
     pub rejection: Box<RejectView>,
+    #[serde(default)]
+    pub rights: RightsView,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -82,6 +92,7 @@ impl Kernel {
         Self {
             steering: Mutex::new(State::Off(why)),
             rejection: OnceLock::new(),
+            rights: OnceLock::new(),
         }
     }
 
@@ -89,6 +100,7 @@ impl Kernel {
         Self {
             steering: Mutex::new(State::Prepared(Box::new(steering))),
             rejection: OnceLock::new(),
+            rights: OnceLock::new(),
         }
     }
 
@@ -115,8 +127,31 @@ impl Kernel {
         Ok(())
     }
 
-    /// Ends steering: new connections go where the kernel would send them without this agent. What is accepted or waits stays.
+    /// Attaches what judges packets, and gives back the rights that the process was started with, but for what this kernel asks for later.
+    pub fn give_rights_back(&self, keep: bool) {
+        let mut needs = Vec::new();
+        if let State::Prepared(steering) = &*self.lock()
+            && !steering.needs_no_right()
+        {
+            needs.push(Need::of_bpf("steering is put in force"));
+        }
+        if let Some(Ok(rejection)) = self.rejection.get()
+            && !rejection.attach()
+        {
+            needs.push(Need::of_bpf("packets of an interface are to be judged"));
+        }
+        let _ = self.rights.set(if keep {
+            Rights::kept("--keep-capabilities is set")
+        } else {
+            Rights::give_back(&needs)
+        });
+    }
+
+    /// Ends all hooks: new connections go where the kernel would send them without this agent. What is accepted or waits stays.
     pub fn let_go(&self, why: &'static str) {
+        if let Some(Ok(rejection)) = self.rejection.get() {
+            rejection.let_go(why);
+        }
         let mut state = self.lock();
         if !matches!(*state, State::Off(_)) {
             *state = State::Off(Off::LetGo(why));
@@ -128,15 +163,44 @@ impl Kernel {
     /// # Errors
     /// When steering is off (`None`), or the kernel refuses the change.
     pub fn set_share(&self, share: u32) -> Result<(), Option<Trouble>> {
-        match &mut *self.lock() {
-            State::Off(_) => Err(None),
-            State::Prepared(steering) | State::On(steering) => steering.set_share(share).map_err(Some),
+        let set_shared = |shared| {
+            if let Some(Ok(rejection)) = self.rejection.get() {
+                rejection.set_shared(shared);
+            }
+        };
+        // What is not ours is judged at no moment.
+        if share < WHOLE {
+            set_shared(true);
         }
+        match &mut *self.lock() {
+            State::Off(_) => return Err(None),
+            State::Prepared(steering) | State::On(steering) => steering.set_share(share).map_err(Some)?,
+        }
+        set_shared(share < WHOLE);
+        Ok(())
     }
 
     /// What judges packets, or why nothing does.
     pub fn set_rejection(&self, rejection: Result<Arc<Rejection>, String>) {
         let _ = self.rejection.set(rejection);
+    }
+
+    /// Whether the kernel bans this source (as [`ingress_core::penalty::Source::key`] has it) for so long from now on.
+    pub fn ban(&self, source: &[u8; 16], lasts: Duration) -> bool {
+        match self.rejection.get() {
+            Some(Ok(rejection)) => rejection.ban(source, lasts),
+            _ => false,
+        }
+    }
+
+    pub fn lift(&self, source: &[u8; 16]) {
+        if let Some(Ok(rejection)) = self.rejection.get() {
+            rejection.lift(source);
+        }
+    }
+
+    pub fn has_rejection(&self) -> bool {
+        matches!(self.rejection.get(), Some(Ok(_)))
     }
 
     pub fn view(&self) -> KernelView {
@@ -146,6 +210,7 @@ impl Kernel {
                 Some(Err(why)) => RejectView::off(why),
                 None => RejectView::off("not started"),
             }),
+            rights: self.rights.get().map(Rights::view).unwrap_or_default(),
             ..self.steering_view()
         }
     }
@@ -161,6 +226,7 @@ impl Kernel {
                 },
                 addresses: steering.addresses(),
                 rejection: Box::default(),
+                rights: RightsView::default(),
             },
         }
     }
@@ -186,6 +252,7 @@ impl KernelView {
             steering: HookView { on: false, reason },
             addresses: Vec::new(),
             rejection: Box::default(),
+            rights: RightsView::default(),
         }
     }
 }

@@ -61,12 +61,15 @@ pub enum Event {
     Stop,
 }
 
+/// Told of a snapshot before it is in force.
+pub type Prepare = Box<dyn FnMut(&Arc<Snapshot>) + Send>;
+
 /// Turns each state of the source into the live state.
 pub struct Publisher {
     live: Arc<ArcSwap<Live>>,
     series: SharedSeries,
     announce: Box<dyn FnMut(Report) + Send>,
-    prepare: Box<dyn FnMut(&Snapshot) + Send>,
+    prepare: Prepare,
     options: Options,
     default_certificate: Arc<Certificate>,
     started: Instant,
@@ -103,7 +106,7 @@ pub struct Setup {
     /// Called after each publication, on the publisher's thread.
     pub announce: Box<dyn FnMut(Report) + Send>,
     /// Called with a snapshot right before it is in force, on the publisher's thread: for what must know it first.
-    pub prepare: Box<dyn FnMut(&Snapshot) + Send>,
+    pub prepare: Prepare,
     /// Told which names have to be resolved.
     pub want_names: Box<dyn FnMut(BTreeSet<String>) + Send>,
     /// Where we listen: no endpoint may lead back here.
@@ -242,10 +245,11 @@ impl Publisher {
         self.series
             .store(Arc::new(LiveSeries::of(&snapshot, DEFAULT_LIMIT)));
         let certificates = CertificateStore::build(&translation, Some(default));
+        let snapshot = Arc::new(snapshot);
         (self.prepare)(&snapshot);
         self.live.store(Arc::new(Live {
             generation: previous.generation + 1,
-            snapshot: Arc::new(snapshot),
+            snapshot,
             certificates,
         }));
         let parsed = translation.certificates.iter();

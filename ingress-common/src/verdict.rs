@@ -27,8 +27,10 @@ pub struct Settings {
     pub unserved: u32,
     pub budgets: u32,
     pub malformed: u32,
+    pub bans: u32,
     /// Of the `SETTING_` constants.
     pub flags: u32,
+    pub padding: u32,
     /// New connections of one source (an IPv4 address, or an IPv6 /64).
     pub by_source: Rate,
     /// New connections in all.
@@ -97,11 +99,13 @@ pub const MAX_NAMES: u32 = 65_536;
 pub const MAX_JUDGED: u32 = 4096;
 pub const MAX_SOURCES: u32 = 16_384;
 pub const MAX_INGRESS: u32 = 1024;
+/// Sources that are banned at the same time.
+pub const MAX_BANS: u32 = 8192;
 
 /// Ports that are never taken for unserved: kube-proxy serves node ports without a socket.
 pub const NODE_PORTS: core::ops::RangeInclusive<u16> = 30_000..=32_767;
 
-const _: () = assert!(size_of::<Settings>() == 72);
+const _: () = assert!(size_of::<Settings>() == 80);
 const _: () = assert!(size_of::<Judged>() == 8);
 const _: () = assert!(size_of::<SourceKey>() == 20);
 
@@ -128,10 +132,12 @@ pub enum Verdict {
     Encrypted = 14,
     NoName = 15,
     Unusual = 16,
+    /// Rejected again: for a time, by what the source did before.
+    SourceBanned = 17,
 }
 
 /// How many verdicts there are.
-pub const VERDICTS: u32 = 17;
+pub const VERDICTS: u32 = 18;
 
 impl Verdict {
     pub const ALL: [Self; VERDICTS as usize] = [
@@ -152,6 +158,7 @@ impl Verdict {
         Self::Encrypted,
         Self::NoName,
         Self::Unusual,
+        Self::SourceBanned,
     ];
 
     /// The word in metrics and the log.
@@ -174,6 +181,7 @@ impl Verdict {
             Self::Encrypted => "encrypted",
             Self::NoName => "no_name",
             Self::Unusual => "unusual",
+            Self::SourceBanned => "source_banned",
         }
     }
 
@@ -197,6 +205,7 @@ pub const fn mode(verdict: u32, settings: &Settings) -> u32 {
         4 | 5 => settings.budgets,
         6 => settings.malformed,
         7..=9 => settings.names,
+        17 => settings.bans,
         _ => OFF,
     }
 }
@@ -204,7 +213,8 @@ pub const fn mode(verdict: u32, settings: &Settings) -> u32 {
 /// [`Verdict::is_reject`] by number.
 #[inline(always)]
 pub const fn is_reject(verdict: u32) -> bool {
-    verdict >= Verdict::SourceDenied as u32 && verdict <= Verdict::HttpHostUnknown as u32
+    let first = verdict >= Verdict::SourceDenied as u32 && verdict <= Verdict::HttpHostUnknown as u32;
+    first || verdict == Verdict::SourceBanned as u32
 }
 
 /// What the decision looks things up in: maps in the kernel, collections in the model beside it.
@@ -213,6 +223,8 @@ pub trait Tables {
     fn judged(&self, key: &JudgedKey) -> Option<Judged>;
     /// [`NOT_LISTED`] … [`TRUSTED`].
     fn listed(&self, list: u32, source: &[u8; 16]) -> u32;
+    /// Whether a source (an IPv4 address, or an IPv6 /64) is on the list of those that are banned, and its time is not over.
+    fn is_banned(&self, source: &[u8; 16]) -> bool;
     /// An address on which unserved ports are to be refused.
     fn is_ingress(&self, address: &[u8; 16]) -> bool;
     /// Whether any socket of this node would take the packet.
@@ -337,6 +349,9 @@ fn served<T: Tables>(tables: &T, segment: &Segment, judged: Judged) -> Step {
     };
     if node == TRUSTED || own == TRUSTED {
         return Step::Final(Verdict::Untouched);
+    }
+    if settings.bans != OFF && tables.is_banned(&budget_source(&segment.to.source)) {
+        return Step::Final(Verdict::SourceBanned);
     }
     if settings.sources != OFF {
         let node_allows = settings.flags & SETTING_ALLOW_LIST != 0;

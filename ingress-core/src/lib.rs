@@ -22,6 +22,7 @@ pub mod host;
 pub mod matching;
 pub mod name;
 pub mod path;
+pub mod penalty;
 pub mod reason;
 pub mod resource;
 pub mod snapshot;

@@ -6,7 +6,7 @@ use aya_ebpf::maps::{Array, HashMap, LpmTrie, LruHashMap, PerCpuArray, PerCpuHas
 use ingress_common::abi::{MAX_SERVED, MAX_SERVED_KEYS, MAX_SLOTS, Served, ServedKey, SteerCounts};
 use ingress_common::names::NameKey;
 use ingress_common::verdict::{
-    CountKey, Judged, JudgedKey, MAX_BUDGETS, MAX_COUNTS, MAX_INGRESS, MAX_JUDGED, MAX_NAMES, MAX_SOURCES, SAMPLES_BYTES,
+    CountKey, Judged, JudgedKey, MAX_BANS, MAX_BUDGETS, MAX_COUNTS, MAX_INGRESS, MAX_JUDGED, MAX_NAMES, MAX_SOURCES, SAMPLES_BYTES,
     Scratch, Settings, SourceKey,
 };
 
@@ -41,6 +41,10 @@ pub static INGRESS: HashMap<[u8; 16], u32> = HashMap::with_max_entries(MAX_INGRE
 /// Every name that is known, exact and wildcard. The agent writes.
 #[map]
 pub static NAMES: HashMap<NameKey, u32> = HashMap::with_max_entries(MAX_NAMES, BPF_F_NO_PREALLOC);
+
+/// Sources that are banned, each with the end of its time (nanoseconds of the clock that never goes back). The agent writes.
+#[map]
+pub static BANS: HashMap<[u8; 16], u64> = HashMap::with_max_entries(MAX_BANS, BPF_F_NO_PREALLOC);
 
 /// When a source's bucket of new connections is full again. The kernel's side writes, and forgets.
 #[map]

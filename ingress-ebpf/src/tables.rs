@@ -12,7 +12,7 @@ use ingress_common::verdict::{
 };
 use ingress_common::window::Window;
 
-use crate::maps::{BUCKETS, BUDGETS, INGRESS, JUDGED, NAMES, REJECT_COUNTS, REJECT_SETTINGS, SAMPLES, SOURCES};
+use crate::maps::{BANS, BUCKETS, BUDGETS, INGRESS, JUDGED, NAMES, REJECT_COUNTS, REJECT_SETTINGS, SAMPLES, SOURCES};
 use crate::packet::{Frame, TCP};
 
 /// The maps, for one packet.
@@ -60,6 +60,15 @@ impl Tables for Maps {
             },
         );
         SOURCES.get(&key).copied().unwrap_or(NOT_LISTED)
+    }
+
+    #[inline(always)]
+    fn is_banned(&self, source: &[u8; 16]) -> bool {
+        // SAFETY: as above.
+        match unsafe { BANS.get(source) } {
+            Some(until) => now() < *until,
+            None => false,
+        }
     }
 
     #[inline(always)]

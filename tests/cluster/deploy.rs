@@ -227,7 +227,7 @@ fn is_least_privileged(pod: &Value) {
     assert_eq!(context["allowPrivilegeEscalation"], false);
     assert_eq!(context["readOnlyRootFilesystem"], true);
     assert_eq!(context["capabilities"]["drop"], serde_json::json!(["ALL"]));
-    let added = serde_json::json!(["NET_BIND_SERVICE", "BPF", "NET_ADMIN"]);
+    let added = serde_json::json!(["NET_BIND_SERVICE", "BPF", "NET_ADMIN", "PERFMON"]);
     assert_eq!(context["capabilities"]["add"], added);
     assert_eq!(pod["securityContext"]["seccompProfile"]["type"], "RuntimeDefault");
     assert_eq!(

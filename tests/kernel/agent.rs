@@ -91,14 +91,23 @@ impl Site {
 
     /// `ingress-agent kernel …`
     pub(crate) fn kernel(&self, arguments: &[&str]) -> anyhow::Result<String> {
+        self.told("kernel", arguments)
+    }
+
+    /// `ingress-agent bans …`
+    pub(crate) fn bans(&self, arguments: &[&str]) -> anyhow::Result<String> {
+        self.told("bans", arguments)
+    }
+
+    fn told(&self, command: &str, arguments: &[&str]) -> anyhow::Result<String> {
         let output = std::process::Command::new(AGENT)
-            .arg("kernel")
+            .arg(command)
             .args(arguments)
             .arg("--run-dir")
             .arg(self.run_dir.path())
             .output()?;
         if !output.status.success() {
-            bail!("kernel {arguments:?}: {output:?}");
+            bail!("{command} {arguments:?}: {output:?}");
         }
         Ok(String::from_utf8(output.stdout)?)
     }
@@ -111,6 +120,15 @@ impl Site {
             .map(|agent| agent["status"].clone())
             .find(|status| status["pid"] == pid);
         own.with_context(|| format!("agent {pid} is not among the agents"))
+    }
+
+    /// Where an agent judges packets, and by what.
+    pub(crate) fn interfaces(&self, pid: u32) -> anyhow::Result<Vec<(String, String)>> {
+        let status = self.status(pid)?;
+        let all = status["kernel"]["rejection"]["interfaces"].as_array();
+        let text = |value: &Value| value.as_str().unwrap_or_default().to_owned();
+        let pair = |at: &Value| (text(&at["interface"]), text(&at["by"]));
+        Ok(all.context("no interfaces")?.iter().map(pair).collect())
     }
 
     pub(crate) fn wait_for_phase(&self, pid: u32, phase: &str) -> anyhow::Result<()> {

@@ -3,10 +3,13 @@
 //! Where the machine can't do that at all, a case says `skipped:` with the reason and passes; anything else that fails, fails.
 
 mod agent;
+mod bans;
 mod hand_over;
+mod hooks;
 mod namespace;
 mod reject;
 mod rights;
 mod steering;
+mod traffic;
 
 type Done = anyhow::Result<()>;

@@ -333,7 +333,7 @@ fn a_denied_source_reaches_nothing_that_is_served_and_everything_else_by_tc_and_
     inside(
         "a_denied_source_reaches_nothing_that_is_served_and_everything_else_by_tc_and_by_xdp",
         |server| {
-            for xdp in ["false", "true"] {
+            for xdp in ["off", "on", "auto"] {
                 let _scene = Scene::start(server, &["--kernel-deny", "10.79.0.0/24", "--kernel-xdp", xdp])?;
                 let soon = Duration::from_millis(1500);
                 let refused = TcpStream::connect_timeout(&address(US, 80)?, soon);

@@ -58,6 +58,8 @@ fn a_port_that_another_process_has_is_not_taken_unless_asked_for() -> Done {
         said.contains("another process has this port") && said.contains("--kernel-steering on"),
         "{said}"
     );
+    // The neighbour is a thread of this test.
+    assert!(said.contains(&format!("(pid {})", std::process::id())), "{said}");
     assert!(site.get("10.77.0.1")?.ends_with("neighbour"));
     Ok(())
 }

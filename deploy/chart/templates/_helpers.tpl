@@ -86,6 +86,7 @@ app.kubernetes.io/version: {{ .Chart.AppVersion | quote }}
   "secrets" .Values.watch.secrets
   "kernel" .Values.kernel.mode
   "kernel-steering" .Values.kernel.steering
+  "kernel-rejection" .Values.kernel.rejection
   "drain-timeout" (printf "%ds" (int .Values.drainTimeoutSeconds))
   "agent-service" (printf "%s/%s" .Release.Namespace (include "agent.name" .)) -}}
 {{- with include "agent.namespaces" . | fromJsonArray }}{{ $_ := set $settings "watch-namespaces" . }}{{ end -}}

@@ -35,10 +35,9 @@ const MAX_HEAD: usize = 16 * 1024;
 const LOOK_AGAIN: Duration = Duration::from_secs(1);
 
 /// What is bound, not yet served.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub struct Admin {
     places: Vec<Place>,
-    state: Arc<AdminState>,
 }
 
 /// Where the pages are asked for.
@@ -61,13 +60,6 @@ impl Drop for SocketFile {
 }
 
 impl Admin {
-    pub fn new(state: Arc<AdminState>) -> Self {
-        Self {
-            places: Vec::new(),
-            state,
-        }
-    }
-
     /// Binds; connections wait in the queue until [`Admin::start`].
     pub fn listen(&mut self, address: SocketAddr) -> io::Result<SocketAddr> {
         let listener = TcpListener::bind(address)?;
@@ -107,7 +99,7 @@ impl Admin {
         Ok(())
     }
 
-    pub fn start(self) -> io::Result<Running> {
+    pub fn start(self, state: Arc<AdminState>) -> io::Result<Running> {
         let (stop, stopped) = oneshot::channel();
         let runtime = tokio::runtime::Builder::new_current_thread()
             .enable_all()
@@ -117,7 +109,7 @@ impl Admin {
                 let mut accepting = JoinSet::new();
                 let counter = Counter {
                     seats: Arc::new(Semaphore::new(MAX_CONNECTIONS)),
-                    state: self.state,
+                    state,
                 };
                 for place in self.places {
                     accepting.spawn(counter.clone().accept(place));

@@ -25,12 +25,12 @@ fn state(workers: Vec<Mailbox>, series: SharedSeries) -> Arc<AdminState> {
 
 fn start_with(workers: Vec<Mailbox>, series: SharedSeries) -> Fixture {
     let state = state(workers, series);
-    let mut admin = Admin::new(Arc::clone(&state));
+    let mut admin = Admin::default();
     let address = admin.listen("127.0.0.1:0".parse().unwrap()).unwrap();
     Fixture {
         address,
+        _running: admin.start(Arc::clone(&state)).unwrap(),
         state,
-        _running: admin.start().unwrap(),
     }
 }
 
@@ -246,15 +246,15 @@ fn the_socket_has_the_same_pages_for_its_own_user_alone_and_replaces_only_a_dead
     let path = folder.path().join("admin.sock");
     // As a killed agent leaves it.
     drop(std::os::unix::net::UnixListener::bind(&path).unwrap());
-    let mut admin = Admin::new(state(Vec::new(), SharedSeries::default()));
+    let mut admin = Admin::default();
     admin.listen_on_socket(&path).unwrap();
-    let running = admin.start().unwrap();
+    let running = admin.start(state(Vec::new(), SharedSeries::default())).unwrap();
     assert!(ask_socket(&path).starts_with("HTTP/1.1 200 "));
     assert_eq!(
         std::fs::metadata(&path).unwrap().permissions().mode() & 0o777,
         0o600
     );
-    let mut other = Admin::new(state(Vec::new(), SharedSeries::default()));
+    let mut other = Admin::default();
     let refused = other.listen_on_socket(&path).unwrap_err();
     assert_eq!(refused.kind(), std::io::ErrorKind::AddrInUse);
     running.stop();
@@ -269,10 +269,10 @@ fn the_socket_has_the_same_pages_for_its_own_user_alone_and_replaces_only_a_dead
 fn an_address_that_the_agent_before_still_has_is_taken_when_it_becomes_free() {
     let before = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
     let address = before.local_addr().unwrap();
-    let mut admin = Admin::new(state(Vec::new(), SharedSeries::default()));
+    let mut admin = Admin::default();
     assert!(admin.listen(address).is_err());
     assert_eq!(admin.listen_when_free(address).unwrap(), address);
-    let _running = admin.start().unwrap();
+    let _running = admin.start(state(Vec::new(), SharedSeries::default())).unwrap();
     drop(before);
     let until = Instant::now() + Duration::from_secs(90);
     while TcpStream::connect(address).is_err() {

@@ -6,10 +6,10 @@ use std::sync::Arc;
 use anyhow::{Context as _, Result, bail};
 use ingress_common::abi::WHOLE;
 
-use crate::admin::{self, AdminState};
+use crate::admin;
 use crate::config::{Config, HookMode};
 use crate::kernel::steering::{Steering, Wanted};
-use crate::kernel::{Kernel, Off};
+use crate::kernel::{Kernel, Off, port_owner};
 use crate::proxy::listener::{self, BoundListener, Owner};
 use crate::telemetry::record::Listener;
 
@@ -50,7 +50,7 @@ pub(super) fn bind(config: &Config) -> Result<Serving> {
     }
     for (kind, address) in bindable {
         let bound = BoundListener::bind(kind, address, config.workers)
-            .with_context(|| busy(kind.as_str(), address))?;
+            .with_context(|| format!("{}{}", busy(kind.as_str(), address), who_has(address)))?;
         serving.list(kind).push(bound.address);
         for (worker, socket) in sockets.iter_mut().zip(bound.sockets) {
             worker.push((kind, socket));
@@ -111,12 +111,14 @@ fn wanted(mode: HookMode, listener: Listener, address: SocketAddr) -> Result<Wan
     let owner = listener::owner(address);
     if owner == Owner::Somebody && mode != HookMode::On {
         bail!(
-            "{}: another process has this port; --kernel-steering on would take its connections over (--takeover: which share of them)",
-            busy(listener.as_str(), address)
+            "{}: another process has this port{}; --kernel-steering on would take its connections over (--takeover: which share of them)",
+            busy(listener.as_str(), address),
+            who_has(address)
         );
     }
     if owner == Owner::Somebody {
-        tracing::info!(%address, "another process has this port: the share of --takeover comes here, and what is for loopback stays there");
+        let who = who_has(address);
+        tracing::info!(%address, "another process has this port{who}: the share of --takeover comes here, and what is for loopback stays there");
     }
     Ok(Wanted {
         listener,
@@ -126,11 +128,8 @@ fn wanted(mode: HookMode, listener: Listener, address: SocketAddr) -> Result<Wan
 }
 
 /// The admin pages, not yet served, and their address.
-pub(super) fn bind_admin(
-    config: &Config,
-    state: &Arc<AdminState>,
-) -> Result<(admin::Admin, Option<SocketAddr>)> {
-    let mut server = admin::Admin::new(Arc::clone(state));
+pub(super) fn bind_admin(config: &Config) -> Result<(admin::Admin, Option<SocketAddr>)> {
+    let mut server = admin::Admin::default();
     if let Some(path) = &config.admin_socket {
         server
             .listen_on_socket(path)
@@ -142,10 +141,15 @@ pub(super) fn bind_admin(
             Some(_) => server.listen_when_free(address),
             None => server.listen(address),
         };
-        bound.with_context(|| busy("admin", address))
+        bound.with_context(|| format!("{}{}", busy("admin", address), who_has(address)))
     };
     let address = config.admin.map(bind).transpose()?;
     Ok((server, address))
+}
+
+/// As far as it can be known; empty where nobody has it.
+fn who_has(address: SocketAddr) -> String {
+    port_owner::of(address).map_or_else(String::new, |owner| format!(": {owner}"))
 }
 
 pub(super) fn busy(flag: &str, address: SocketAddr) -> String {

@@ -12,6 +12,7 @@ use anyhow::Result;
 use ingress_common::abi::WHOLE;
 
 use crate::admin::AdminState;
+use crate::bans::Penalties;
 use crate::kernel::Kernel;
 use crate::kernel::control::{self, Answer, Asked, Control, Status, Successor};
 use crate::proxy::worker::Shared;
@@ -23,11 +24,23 @@ pub(super) struct Estate {
     pub(super) kernel: Arc<Kernel>,
     pub(super) state: Arc<AdminState>,
     pub(super) shared: Arc<Shared>,
+    pub(super) penalties: Arc<Penalties>,
     pub(super) tickets: Arc<TicketKeys>,
     pub(super) addresses: Vec<SocketAddr>,
     /// Every address is steered; one that is bound can't be handed over.
     pub(super) all_steered: bool,
 }
+
+impl Estate {
+    /// Whether there is anything to ask this agent or to order, although it steers nothing.
+    fn is_told(&self) -> bool {
+        self.kernel.has_rejection() || self.shared.config.bans.limits().is_on()
+    }
+}
+
+/// What fits into an answer.
+const MOST_LISTED: usize = 400;
+const LONGEST_BAN: Duration = Duration::from_secs(366 * 24 * 60 * 60);
 
 /// This agent's place among the others; ends with it.
 pub(super) struct Succession {
@@ -37,9 +50,10 @@ pub(super) struct Succession {
     _stop: mpsc::Sender<()>,
 }
 
-/// Takes the traffic, then tells whoever had it. `None`: nothing is steered, or agents can't meet here (said in the log).
+/// Takes the traffic, then tells whoever had it. `None`: there is nothing to tell or to be told, or agents can't meet here (said in the log).
 pub(super) fn take_over(estate: &Estate) -> Result<Option<Succession>> {
-    if !estate.kernel.is_prepared() {
+    let steers = estate.kernel.is_prepared();
+    if !steers && !estate.is_told() {
         return Ok(None);
     }
     let run_dir = &estate.shared.config.kernel.run_dir;
@@ -54,9 +68,11 @@ pub(super) fn take_over(estate: &Estate) -> Result<Option<Succession>> {
             return Ok(None);
         }
     };
-    inherit_tickets(estate, &place);
+    if steers {
+        inherit_tickets(estate, &place);
+    }
     estate.kernel.take_traffic()?;
-    let succession = meet(estate, &place);
+    let succession = meet(estate, &place, steers);
     Ok(succession
         .inspect_err(|error| tracing::warn!(%error, "the control socket cannot be opened: no hand-over"))
         .ok())
@@ -73,8 +89,13 @@ fn inherit_tickets(estate: &Estate, place: &std::path::Path) {
     }
 }
 
-fn meet(estate: &Estate, place: &std::path::Path) -> io::Result<Succession> {
-    let predecessors = control::tell_others(place, &estate.addresses)?;
+fn meet(estate: &Estate, place: &std::path::Path, steers: bool) -> io::Result<Succession> {
+    // Who does not steer takes nothing over.
+    let predecessors = if steers {
+        control::tell_others(place, &estate.addresses)?
+    } else {
+        Vec::new()
+    };
     let (stop, stopped) = mpsc::channel();
     let heir = Heir {
         estate: estate.clone(),
@@ -112,6 +133,18 @@ impl Heir {
                     .kernel
                     .let_go("detached by `ingress-agent kernel detach`");
                 Answer::Done
+            }
+            Asked::Bans => {
+                let (bans, more) = self.estate.penalties.list(MOST_LISTED);
+                Answer::Bans { bans, more }
+            }
+            Asked::Ban(_, lasts) if lasts.is_zero() || lasts > LONGEST_BAN => {
+                Answer::refused("a ban lasts from a millisecond to a year")
+            }
+            Asked::Ban(address, lasts) => done(self.estate.penalties.order(address, lasts)),
+            Asked::Lift(address) => {
+                let lifted = self.estate.penalties.lift(address);
+                done(lifted.then_some(()).ok_or_else(|| "it is not banned".to_owned()))
             }
             Asked::Share(share) if share > WHOLE => Answer::refused("more than everything"),
             Asked::Share(share) => {

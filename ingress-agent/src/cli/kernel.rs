@@ -11,6 +11,9 @@ use serde::Serialize;
 use super::{Exit, Output, complain, print};
 use crate::config::Sample;
 use crate::kernel::control::{self, Answer, Order, Status};
+use crate::kernel::port_owner;
+use crate::kernel::reject::RejectView;
+use crate::kernel::rights::RightsView;
 
 #[derive(Debug, Args)]
 pub(super) struct KernelFlags {
@@ -79,7 +82,10 @@ pub(super) fn kernel(flags: &KernelFlags, out: &mut dyn Write) -> Exit {
 fn ask(socket: PathBuf, order: &Order) -> Agent {
     let (status, problem) = match control::ask(&socket, order) {
         Ok(Answer::Status(status)) => (Some(status), String::new()),
-        Ok(Answer::Done | Answer::TicketKeys { .. }) => (None, String::new()),
+        Ok(Answer::Done) => (None, String::new()),
+        Ok(Answer::Bans { .. } | Answer::TicketKeys { .. }) => {
+            (None, "it answered something else".to_owned())
+        }
         Ok(Answer::Refused { reason }) => (None, reason),
         Err(error) => (None, error.to_string()),
     };
@@ -97,7 +103,7 @@ fn text(agents: &[Agent], order: &Order) -> String {
     let mut text = String::new();
     for agent in agents {
         let _ = match &agent.status {
-            Some(status) => write_status(&mut text, status),
+            Some(status) => write_status(&mut text, status, control::is_here(&agent.socket)),
             None if agent.problem.is_empty() => {
                 let done = match order {
                     Order::Detach => "nothing of it is in the kernel any more",
@@ -111,7 +117,8 @@ fn text(agents: &[Agent], order: &Order) -> String {
     text
 }
 
-fn write_status(text: &mut String, status: &Status) -> std::fmt::Result {
+/// `is_here`: the agent is in our own network namespace, so that its ports are ours.
+fn write_status(text: &mut String, status: &Status, is_here: bool) -> std::fmt::Result {
     let Status {
         pid,
         release,
@@ -131,6 +138,58 @@ fn write_status(text: &mut String, status: &Status) -> std::fmt::Result {
             "    {}: share {share}%, steered {}, left {}, unclaimed {}, refused {}",
             address.address, address.steered, address.left, address.unclaimed, address.refused
         )?;
+        // Nobody of ours is bound to it.
+        if is_here && let Some(owner) = port_owner::of(address.address) {
+            writeln!(text, "      also listened on by {owner}")?;
+        }
+    }
+    write_rejection(text, &kernel.rejection)?;
+    write_rights(text, &kernel.rights)
+}
+
+fn write_rejection(text: &mut String, rejection: &RejectView) -> std::fmt::Result {
+    match (rejection.on, rejection.reason.as_str()) {
+        (true, "") => writeln!(
+            text,
+            "  early rejection on, unmatched names are {}",
+            rejection.names
+        )?,
+        (true, reason) => writeln!(
+            text,
+            "  early rejection on, unmatched names are {}; {reason}",
+            rejection.names
+        )?,
+        (false, reason) => writeln!(text, "  early rejection off: {reason}")?,
+    }
+    for at in &rejection.interfaces {
+        let why = if at.why.is_empty() {
+            String::new()
+        } else {
+            format!(" ({})", at.why)
+        };
+        writeln!(text, "    {} by {}{why}", at.interface, at.by)?;
+        let of_this = rejection
+            .counts
+            .iter()
+            .filter(|count| count.interface == at.interface);
+        for count in of_this {
+            writeln!(text, "      {} {}", count.verdict, count.packets)?;
+        }
+    }
+    for note in &rejection.notes {
+        writeln!(text, "    {note}")?;
     }
     Ok(())
+}
+
+fn write_rights(text: &mut String, rights: &RightsView) -> std::fmt::Result {
+    if rights.held.is_empty() {
+        return writeln!(text, "  capabilities: none");
+    }
+    writeln!(
+        text,
+        "  capabilities: {} ({})",
+        rights.held.join(", "),
+        rights.why
+    )
 }

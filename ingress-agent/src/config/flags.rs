@@ -1,5 +1,6 @@
 //! The one table of settings: name, value, default, what it means. Everything else about configuration is made from it.
 
+mod bans;
 mod input;
 mod reject;
 
@@ -12,6 +13,7 @@ use clap::parser::ValueSource;
 use clap::{ArgAction, ArgMatches, Args, Command, FromArgMatches};
 use ipnet::IpNet;
 
+use self::bans::BanFlags;
 use self::input::{Input, Status};
 use self::reject::RejectFlags;
 use super::units::{self, BackendName, Listen, ObjectName, Sample};
@@ -46,6 +48,8 @@ pub struct RunFlags {
     serving: Serving,
     #[command(flatten)]
     kernel: KernelFlags,
+    #[command(flatten)]
+    bans: BanFlags,
     #[command(flatten)]
     logging: Logging,
 }
@@ -242,6 +246,11 @@ struct KernelFlags {
     #[arg(long, value_name = "DURATION", env = "INGRESS_AGENT_HAND_OVER_TIMEOUT", default_value = "1h", value_parser = units::duration)]
     hand_over_timeout: Duration,
 
+    /// Keep the capabilities that the agent was started with (true or false). By default it gives all of them back once its addresses are bound
+    /// and its programs are in the kernel: what comes later goes by the descriptors that it holds.
+    #[arg(long, value_name = "BOOL", env = "INGRESS_AGENT_KEEP_CAPABILITIES", default_value = "false", action = ArgAction::Set)]
+    keep_capabilities: bool,
+
     /// After a hand-over: time over which connections are told to end, and after --hand-over-timeout WebSockets closed, so that their clients do not all come back at once (ms, s, m, h).
     #[arg(long, value_name = "DURATION", env = "INGRESS_AGENT_HAND_OVER_SPREAD", default_value = "1m", value_parser = units::duration)]
     hand_over_spread: Duration,
@@ -375,6 +384,7 @@ impl RunFlags {
             reason_header: self.serving.reason_header,
             https_port_in_redirects: self.listeners.https_port_in_redirects,
             kernel: self.kernel.resolve(),
+            bans: self.bans.resolve(),
             log: Log {
                 level: self.logging.log_level,
                 format: self.logging.log_format,
@@ -425,6 +435,7 @@ impl KernelFlags {
             run_dir: self.run_dir,
             hand_over_overlap: self.hand_over_overlap,
             hand_over_timeout: self.hand_over_timeout,
+            keep_capabilities: self.keep_capabilities,
             hand_over_spread: self.hand_over_spread,
             reject: self.reject.resolve(self.kernel),
         }

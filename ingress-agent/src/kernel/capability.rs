@@ -11,6 +11,10 @@ pub(super) enum Capability {
 }
 
 impl Capability {
+    pub(super) const fn mask(self) -> u64 {
+        1 << self.bit()
+    }
+
     const fn bit(self) -> u32 {
         match self {
             Self::NetAdmin => 12,
@@ -49,9 +53,64 @@ fn lacking(mask: u64, needed: &[Capability]) -> Vec<Capability> {
         .collect()
 }
 
-fn effective(status: &str) -> Option<u64> {
+/// From a thread's status in /proc.
+pub(super) fn effective(status: &str) -> Option<u64> {
     let line = status.lines().find_map(|line| line.strip_prefix("CapEff:"))?;
     u64::from_str_radix(line.trim(), 16).ok()
+}
+
+/// All capabilities by their number (linux/capability.h, 6.18).
+const ALL: [&str; 41] = [
+    "CHOWN",
+    "DAC_OVERRIDE",
+    "DAC_READ_SEARCH",
+    "FOWNER",
+    "FSETID",
+    "KILL",
+    "SETGID",
+    "SETUID",
+    "SETPCAP",
+    "LINUX_IMMUTABLE",
+    "NET_BIND_SERVICE",
+    "NET_BROADCAST",
+    "NET_ADMIN",
+    "NET_RAW",
+    "IPC_LOCK",
+    "IPC_OWNER",
+    "SYS_MODULE",
+    "SYS_RAWIO",
+    "SYS_CHROOT",
+    "SYS_PTRACE",
+    "SYS_PACCT",
+    "SYS_ADMIN",
+    "SYS_BOOT",
+    "SYS_NICE",
+    "SYS_RESOURCE",
+    "SYS_TIME",
+    "SYS_TTY_CONFIG",
+    "MKNOD",
+    "LEASE",
+    "AUDIT_WRITE",
+    "AUDIT_CONTROL",
+    "SETFCAP",
+    "MAC_OVERRIDE",
+    "MAC_ADMIN",
+    "SYSLOG",
+    "WAKE_ALARM",
+    "BLOCK_SUSPEND",
+    "AUDIT_READ",
+    "PERFMON",
+    "BPF",
+    "CHECKPOINT_RESTORE",
+];
+
+/// Those of a mask, by name.
+pub(super) fn names(mask: u64) -> Vec<String> {
+    let name = |bit: usize| match ALL.get(bit) {
+        Some(name) => format!("CAP_{name}"),
+        None => format!("capability {bit}"),
+    };
+    (0..64).filter(|bit| mask >> bit & 1 == 1).map(name).collect()
 }
 
 /// Major and minor number of the running kernel.
@@ -74,6 +133,7 @@ mod tests {
         let both = [Capability::NetAdmin, Capability::Bpf];
         assert_eq!(lacking(0, &both), both);
         assert_eq!(lacking(1 << 12, &both), [Capability::Bpf]);
+        assert_eq!(names(1 << 12 | 1 << 39), ["CAP_NET_ADMIN", "CAP_BPF"]);
         assert_eq!(lacking(1 << 12 | 1 << 39, &both), []);
         assert_eq!(lacking(1 << 12 | 1 << 21, &both), []);
         assert_eq!(

@@ -32,6 +32,13 @@ pub fn meeting_place(run_dir: &Path) -> io::Result<PathBuf> {
     Ok(place)
 }
 
+/// Whether an agent's socket is of our own network namespace.
+pub fn is_here(agent: &Path) -> bool {
+    let own = std::fs::metadata("/proc/thread-self/ns/net").map(|metadata| format!("net-{}", metadata.ino()));
+    let place = agent.parent().and_then(Path::file_name);
+    own.is_ok_and(|own| place == Some(own.as_ref()))
+}
+
 /// Held while an agent attaches and tells the others: of two that start at once, the later one takes over from the earlier.
 pub fn lock(place: &Path) -> io::Result<File> {
     let file = File::create(place.join("lock"))?;

@@ -1,4 +1,6 @@
-//! The eBPF object that the agent carries, and how it is loaded.
+//! The eBPF object that the agent carries, and how a hook loads its part of it.
+
+mod part;
 
 use aya::{Ebpf, EbpfLoader};
 
@@ -10,11 +12,14 @@ static OBJECT: &[u8] = aya::include_bytes_aligned!(concat!(
     "/../ingress-ebpf/prebuilt/ingress.bpf.o"
 ));
 
-/// Creates the maps; programs are loaded one by one by their hooks.
-pub(super) fn load(hook: Hook) -> Result<Ebpf, Trouble> {
+/// Creates the maps that the hook names (and the programs' constants), and no others: a hook that this kernel can't have, or may not, takes
+/// nothing from the others. Programs are loaded one by one by their hooks; one that uses a map which is not named is refused.
+pub(super) fn load(hook: Hook, maps: &[&str]) -> Result<Ebpf, Trouble> {
+    let part = part::with_maps(OBJECT, maps)
+        .ok_or_else(|| Trouble::unfit(hook, Step::Maps, "the object is not an ELF file as it should be"))?;
     // The kernel's own type information is not asked for: no program here depends on the layout of kernel structures.
     EbpfLoader::new()
         .btf(None)
-        .load(OBJECT)
+        .load(&part)
         .map_err(|error| Trouble::from_aya(hook, Step::Maps, &error))
 }

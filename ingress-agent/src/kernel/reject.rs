@@ -3,44 +3,54 @@
 //! Tables follow the snapshot: what lets more through is written before a snapshot is in force, what lets less through after. A write that
 //! fails turns the checks off, and says so: a half-written table could reject what it should let pass.
 
+mod attach;
 mod auto;
+mod links;
 mod local;
 mod sample;
 mod tables;
+mod view;
 
+use std::net::IpAddr;
 use std::sync::mpsc::{RecvTimeoutError, Sender, channel};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
-use aya::Ebpf;
-use aya::programs::tc::TcAttachOptions;
-use aya::programs::{LinkOrder, SchedClassifier, TcAttachType, Xdp, xdp::XdpMode};
 use ingress_common::bucket::Rate;
 use ingress_common::verdict::{COUNT, OFF, REJECT, SETTING_ANSWER, Settings, Verdict};
 use ingress_core::datapath::{Changes, Contents, Ground, Note, contents, diff};
 use ingress_core::snapshot::Snapshot;
-use serde::{Deserialize, Serialize};
 
+use self::attach::Attachments;
 use self::auto::Auto;
+use self::links::Link;
 use self::tables::Tables;
+pub use self::view::{AttachedView, CountView, RejectView};
 use super::object;
-use super::trouble::{Hook, Step, Trouble};
+use super::rights;
+use super::trouble::{Hook, Trouble};
+use crate::config::HookMode;
 
 pub(crate) use self::local::addresses as local_addresses;
 
 /// What is to be rejected, and where.
 #[derive(Clone, Debug, Default)]
 pub struct Wanted {
+    /// Empty: those with an address that is served.
     pub interfaces: Vec<String>,
-    /// Judge headers in XDP; else in tc.
-    pub xdp: bool,
+    pub tc: HookMode,
+    pub xdp: HookMode,
     pub names: Names,
     /// Answer rejected openings with a reset.
     pub answer: bool,
     pub by_source: Rate,
     pub in_total: Rate,
     pub ground: Ground,
+    /// Sources may be banned at any time.
+    pub bans: bool,
+    /// Only a share of the sources is ours: what others get is none of our business, so nothing is judged.
+    pub shared: bool,
 }
 
 /// What happens to names that nobody serves.
@@ -54,87 +64,53 @@ pub enum Names {
     Auto { above: u32 },
 }
 
-/// What an operator sees.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub struct RejectView {
-    pub on: bool,
-    /// Why it is off, or off in part; empty while all that is asked for is in force.
-    pub reason: String,
-    pub interfaces: Vec<AttachedView>,
-    /// What happens now to names that nobody serves: `off`, `counted` or `rejected`.
-    pub names: String,
-    /// Entries in the table of known names, and how many there may be.
-    pub known_names: usize,
-    pub most_names: u32,
-    /// What is not checked, and why.
-    pub notes: Vec<String>,
-    pub counts: Vec<CountView>,
-}
-
-impl RejectView {
-    pub(super) fn off(reason: &str) -> Self {
-        Self {
-            reason: reason.to_owned(),
-            ..Self::default()
-        }
-    }
-}
-
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct AttachedView {
-    pub interface: String,
-    /// `tc`, or `xdp and tc`.
-    pub by: String,
-}
-
-/// Packets by verdict since the agent began.
-#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
-pub struct CountView {
-    pub interface: String,
-    pub verdict: String,
-    pub packets: u64,
-}
-
 /// In force until it is dropped.
 #[derive(Debug)]
 pub struct Rejection {
     state: Arc<Mutex<State>>,
-    stop: Sender<()>,
-    thread: Option<JoinHandle<()>>,
+    thread: Mutex<Option<(Sender<()>, JoinHandle<()>)>>,
 }
 
 /// Programs, tables and what is known of them. Dropping it detaches and removes everything.
 struct State {
-    ebpf: Ebpf,
+    attachments: Attachments,
     tables: Tables,
     wanted: Wanted,
     settings: Settings,
     auto: Option<Auto>,
     contents: Contents,
+    /// The one that the tables are for.
+    snapshot: Option<Arc<Snapshot>>,
     /// Written once the snapshot that they belong to is in force.
     after: Option<(Changes, Contents)>,
     notes: Vec<Note>,
-    interfaces: Vec<(u32, AttachedView)>,
-    /// A write failed: everything stays off.
-    broken: Option<String>,
+    /// How long the tables took to follow the last change.
+    followed: Duration,
+    /// What can't be known of this node.
+    blind: Option<String>,
+    /// Nothing is judged any more, and nothing will be: a write failed, or another agent does it.
+    ended: Option<String>,
     started: Instant,
 }
 
-/// How often counts are read and samples logged.
+/// How often counts are read and samples logged, and whether interfaces or addresses have changed is looked at.
 const TICK: Duration = Duration::from_millis(200);
+/// How often interfaces and addresses are read again although nothing was heard.
+const LOOK_AGAIN: u32 = 50;
 /// Samples in the log, a second.
 const SAMPLES: Rate = Rate::new(5, 20);
 
 impl Rejection {
-    /// Loads, fills and attaches: from here on packets are judged, by tables that know no name until [`Self::before`] was called.
+    /// Loads and attaches: from here on packets are judged, by tables that know no name until [`Self::before`] was called. All that needs a
+    /// right happens here.
     ///
     /// # Errors
     /// With the step that failed; nothing is left behind then.
-    pub fn start(wanted: Wanted) -> Result<Self, Trouble> {
-        let mut ebpf = object::load(Hook::Reject)?;
+    pub fn prepare(wanted: Wanted) -> Result<Self, Trouble> {
+        let mut ebpf = object::load(Hook::Reject, &tables::MAPS)?;
         let tables = Tables::take(&mut ebpf)?;
         let mut state = State {
-            ebpf,
+            attachments: Attachments::load(ebpf, wanted.tc, wanted.xdp, idle(&wanted))?,
             tables,
             settings: settings(&wanted),
             auto: match wanted.names {
@@ -143,38 +119,112 @@ impl Rejection {
             },
             wanted,
             contents: Contents::default(),
+            snapshot: None,
             after: None,
             notes: Vec::new(),
-            interfaces: Vec::new(),
-            broken: None,
+            followed: Duration::ZERO,
+            blind: None,
+            ended: None,
             started: Instant::now(),
         };
         state.tables.set(&state.settings)?;
-        state.attach()?;
-        let state = Arc::new(Mutex::new(state));
-        let (stop, stopped) = channel();
-        let ticking = Arc::clone(&state);
-        let thread = std::thread::Builder::new().name("reject".into()).spawn(move || {
-            while stopped.recv_timeout(TICK) == Err(RecvTimeoutError::Timeout) {
-                lock(&ticking).tick();
-            }
-        });
-        let thread = thread.map_err(|error| Trouble::io(Hook::Reject, Step::Attach, &error))?;
         Ok(Self {
-            state,
-            stop,
-            thread: Some(thread),
+            state: Arc::new(Mutex::new(state)),
+            thread: Mutex::new(None),
         })
     }
 
+    /// Attaches to the interfaces that are there, by descriptors alone where the kernel takes them for a right. What is returned: whether it
+    /// does, and so will later, for interfaces that are new then.
+    pub(super) fn attach(&self) -> bool {
+        let look = || {
+            let mut state = lock(&self.state);
+            let settings = state.settings;
+            let written = state.tables.set(&settings);
+            state.look();
+            written.is_ok() && state.attachments.refused().is_none()
+        };
+        if matches!(rights::without(look), Ok(true)) {
+            return true;
+        }
+        look();
+        false
+    }
+
+    /// Follows interfaces, addresses and counts from here on, on a thread of its own.
+    ///
+    /// # Errors
+    /// When there can't be a thread.
+    pub fn follow(&self) -> std::io::Result<()> {
+        let (stop, stopped) = channel();
+        let state = Arc::clone(&self.state);
+        let changes = links::Changes::listen()
+            .inspect_err(|error| tracing::warn!(%error, "kernel: changes of interfaces are not heard, only looked for"))
+            .ok();
+        let thread = std::thread::Builder::new().name("reject".into()).spawn(move || {
+            let mut ticks = 0u32;
+            while stopped.recv_timeout(TICK) == Err(RecvTimeoutError::Timeout) {
+                ticks = ticks.wrapping_add(1);
+                let changed = changes.as_ref().is_some_and(links::Changes::any);
+                let mut state = lock(&state);
+                if changed || ticks.is_multiple_of(LOOK_AGAIN) {
+                    state.look();
+                }
+                state.tick();
+            }
+        })?;
+        *self.thread.lock().unwrap_or_else(PoisonError::into_inner) = Some((stop, thread));
+        Ok(())
+    }
+
     /// A snapshot is about to be in force.
-    pub fn before(&self, snapshot: &Snapshot) {
-        lock(&self.state).before(snapshot);
+    pub fn before(&self, snapshot: &Arc<Snapshot>) {
+        let mut state = lock(&self.state);
+        state.snapshot = Some(Arc::clone(snapshot));
+        state.before(snapshot);
     }
 
     /// It is.
     pub fn after(&self) {
         lock(&self.state).after();
+    }
+
+    /// Whether all sources are ours, or only a share.
+    pub(super) fn set_shared(&self, shared: bool) {
+        let mut state = lock(&self.state);
+        state.wanted.shared = shared;
+        state.again();
+    }
+
+    /// Takes the programs off; the reason is shown.
+    pub(super) fn let_go(&self, why: &str) {
+        let mut state = lock(&self.state);
+        state.attachments.let_go();
+        state.ended.get_or_insert_with(|| why.to_owned());
+    }
+
+    /// Whether this source is banned on the interfaces that are judged, for so long from now on. The program compares the time itself.
+    pub(super) fn ban(&self, source: &[u8; 16], lasts: Duration) -> bool {
+        let until = tables::clock().saturating_add(lasts.as_nanos().try_into().unwrap_or(u64::MAX));
+        let mut state = lock(&self.state);
+        if state.ended.is_some() {
+            return false;
+        }
+        // A table without room, say, is no reason to judge nothing any more: the agent closes such connections itself.
+        let written = state.tables.ban(source, until).and_then(|()| {
+            state.settings.bans = REJECT;
+            let settings = state.settings;
+            state.tables.set(&settings)
+        });
+        written
+            .inspect_err(|trouble| tracing::warn!("kernel: {trouble}"))
+            .is_ok()
+    }
+
+    pub(super) fn lift(&self, source: &[u8; 16]) {
+        if let Err(trouble) = lock(&self.state).tables.lift(source) {
+            tracing::warn!("kernel: {trouble}");
+        }
     }
 
     pub fn view(&self) -> RejectView {
@@ -184,8 +234,9 @@ impl Rejection {
 
 impl Drop for Rejection {
     fn drop(&mut self) {
-        let _ = self.stop.send(());
-        if let Some(thread) = self.thread.take() {
+        let thread = self.thread.get_mut().unwrap_or_else(PoisonError::into_inner);
+        if let Some((stop, thread)) = thread.take() {
+            let _ = stop.send(());
             let _ = thread.join();
         }
     }
@@ -193,6 +244,19 @@ impl Drop for Rejection {
 
 fn lock(state: &Mutex<State>) -> MutexGuard<'_, State> {
     state.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// Why XDP has nothing to do; where it has, `None`.
+fn idle(wanted: &Wanted) -> Option<&'static str> {
+    let settings = settings(wanted);
+    let checks = [settings.sources, settings.unserved, settings.budgets];
+    if wanted.answer {
+        Some("--kernel-answer asks for an answer, which XDP does not give")
+    } else if !wanted.bans && checks.iter().all(|check| *check == OFF) {
+        Some("no list of sources, budget or penalty is set that it would judge by")
+    } else {
+        None
+    }
 }
 
 fn settings(wanted: &Wanted) -> Settings {
@@ -212,7 +276,10 @@ fn settings(wanted: &Wanted) -> Settings {
         unserved: on(!ground.ingress.is_empty()),
         budgets: on(wanted.by_source.is_limited() || wanted.in_total.is_limited()),
         malformed: REJECT,
+        // Until there is one.
+        bans: OFF,
         flags: if wanted.answer { SETTING_ANSWER } else { 0 },
+        padding: 0,
         by_source: wanted.by_source,
         in_total: wanted.in_total,
         samples: SAMPLES,
@@ -220,33 +287,62 @@ fn settings(wanted: &Wanted) -> Settings {
 }
 
 impl State {
-    fn attach(&mut self) -> Result<(), Trouble> {
-        let tc = if self.wanted.xdp {
-            "ingress_words"
-        } else {
-            "ingress_gate_tc"
-        };
-        for interface in self.wanted.interfaces.clone() {
-            attach_tc(&mut self.ebpf, tc, &interface)?;
-            if self.wanted.xdp {
-                attach_xdp(&mut self.ebpf, &interface)?;
-            }
-            let index = local::interface(&interface).unwrap_or(0);
-            let by = if self.wanted.xdp { "xdp and tc" } else { "tc" };
-            let view = AttachedView {
-                interface,
-                by: by.to_owned(),
-            };
-            self.interfaces.push((index, view));
+    /// Looks at the node's interfaces and addresses again, and goes after them.
+    fn look(&mut self) {
+        if self.ended.is_some() {
+            return;
         }
-        Ok(())
+        let links = match links::all() {
+            Ok(links) => links,
+            Err(error) => {
+                self.blind = Some(format!("interfaces cannot be read: {error}"));
+                return;
+            }
+        };
+        let missing = |name: &&String| links.iter().all(|link| link.name != **name);
+        let missing: Vec<_> = self.wanted.interfaces.iter().filter(missing).cloned().collect();
+        self.blind = (!missing.is_empty()).then(|| format!("no interface is called {}", missing.join(", ")));
+        let local = local::addresses();
+        if local != self.wanted.ground.local {
+            tracing::debug!(
+                addresses = local.len(),
+                "kernel: the node's addresses have changed"
+            );
+            self.wanted.ground.local = local;
+            self.again();
+        }
+        let wanted = &self.wanted;
+        self.attachments.follow(&links, |link| is_wanted(wanted, link));
+    }
+
+    /// The tables for the snapshot in force, from what has changed beside it.
+    fn again(&mut self) {
+        // Between the two halves of a change the tables are half-way to what they will be.
+        if self.after.is_some() {
+            return;
+        }
+        if let Some(snapshot) = self.snapshot.clone() {
+            self.before(&snapshot);
+            self.after();
+        }
     }
 
     fn before(&mut self, snapshot: &Snapshot) {
-        if self.broken.is_some() {
+        if self.ended.is_some() {
             return;
         }
-        let (next, notes) = contents(snapshot, &self.wanted.ground);
+        let began = Instant::now();
+        let (next, notes) = if self.wanted.shared {
+            // Its sources alone: whoever is trusted stays so.
+            let ground = Ground {
+                listeners: Vec::new(),
+                ingress: Vec::new(),
+                ..self.wanted.ground.clone()
+            };
+            contents(snapshot, &ground)
+        } else {
+            contents(snapshot, &self.wanted.ground)
+        };
         if notes != self.notes {
             for note in &notes {
                 tracing::info!("kernel: {note}");
@@ -256,6 +352,7 @@ impl State {
         let changes = diff(&self.contents, &next);
         let written = self.tables.apply(&changes.before, &mut self.settings);
         self.after = Some((changes, next));
+        self.followed = began.elapsed();
         self.check(written);
     }
 
@@ -263,10 +360,12 @@ impl State {
         let Some((changes, next)) = self.after.take() else {
             return;
         };
-        if self.broken.is_some() {
+        if self.ended.is_some() {
             return;
         }
+        let began = Instant::now();
         let written = self.tables.apply(&changes.after, &mut self.settings);
+        self.followed += began.elapsed();
         self.contents = next;
         self.check(written);
     }
@@ -277,15 +376,14 @@ impl State {
         tracing::error!("kernel: {trouble}; nothing is rejected any more");
         self.settings = Settings::default();
         let _ = self.tables.set(&self.settings);
-        self.broken = Some(trouble.to_string());
+        self.ended = Some(trouble.to_string());
     }
 
     fn tick(&mut self) {
         for sample in self.tables.samples() {
-            let interface = self.interface(sample.interface);
             tracing::info!(
                 source = %sample.source, name = %sample.name, verdict = sample.verdict, port = sample.port,
-                interface, rejected = sample.rejected, "kernel: unmatched traffic"
+                interface = self.attachments.name(sample.interface), rejected = sample.rejected, "kernel: unmatched traffic"
             );
         }
         let unmatched = self.tables.unmatched();
@@ -295,7 +393,7 @@ impl State {
         } else {
             COUNT
         };
-        if self.broken.is_some() || names == self.settings.names {
+        if self.ended.is_some() || names == self.settings.names {
             return;
         }
         let words = if names == REJECT {
@@ -309,11 +407,6 @@ impl State {
         self.check(written);
     }
 
-    fn interface(&self, index: u32) -> String {
-        let known = self.interfaces.iter().find(|(known, _)| *known == index);
-        known.map_or_else(|| index.to_string(), |(_, view)| view.interface.clone())
-    }
-
     fn view(&self) -> RejectView {
         let mut counts: Vec<_> = self
             .tables
@@ -322,17 +415,24 @@ impl State {
             .filter_map(|(key, packets)| {
                 let index = usize::try_from(key.verdict).ok()?;
                 Some(CountView {
-                    interface: self.interface(key.interface),
+                    interface: self.attachments.name(key.interface),
                     verdict: Verdict::ALL.get(index)?.code().to_owned(),
                     packets,
                 })
             })
             .collect();
         counts.sort();
+        let interfaces = self.attachments.views();
+        let nowhere = || "no interface that is up has a served address".to_owned();
+        let reason = self.ended.clone().or_else(|| self.blind.clone());
+        let reason = reason.or_else(|| interfaces.is_empty().then(nowhere));
+        let [tc, xdp] = self.attachments.off();
         RejectView {
-            on: self.broken.is_none(),
-            reason: self.broken.clone().unwrap_or_default(),
-            interfaces: self.interfaces.iter().map(|(_, view)| view.clone()).collect(),
+            on: self.ended.is_none() && interfaces.iter().any(|at| at.by != "nothing"),
+            reason: reason.unwrap_or_default(),
+            tc,
+            xdp,
+            interfaces,
             names: match self.settings.names {
                 REJECT => "rejected",
                 COUNT => "counted",
@@ -341,58 +441,50 @@ impl State {
             .to_owned(),
             known_names: self.contents.names.len(),
             most_names: ingress_common::verdict::MAX_NAMES,
-            notes: self.notes.iter().map(ToString::to_string).collect(),
+            followed_in_us: u64::try_from(self.followed.as_micros()).unwrap_or(u64::MAX),
+            notes: self.view_notes(),
             counts,
         }
     }
+
+    fn view_notes(&self) -> Vec<String> {
+        let mut notes: Vec<_> = self.notes.iter().map(ToString::to_string).collect();
+        notes.extend(self.attachments.note());
+        if self.wanted.shared {
+            notes.push("nothing is judged while only a share of the sources comes here".to_owned());
+        }
+        notes
+    }
+}
+
+/// Whether packets are to be judged on an interface: where it is named, or where clients reach what is served.
+fn is_wanted(wanted: &Wanted, link: &Link) -> bool {
+    if !wanted.interfaces.is_empty() {
+        return wanted.interfaces.contains(&link.name);
+    }
+    link.up && !link.loopback && link.addresses.iter().any(|ip| is_served(&wanted.ground, ip))
+}
+
+/// Every interface has a link-local address, and no client comes by it, unless it is served by name.
+fn is_served(ground: &Ground, ip: &IpAddr) -> bool {
+    let link_local = match ip {
+        IpAddr::V4(v4) => v4.is_link_local(),
+        IpAddr::V6(v6) => v6.is_unicast_link_local(),
+    };
+    let mut listeners = ground.listeners.iter().map(|listener| listener.address.ip());
+    listeners.any(|served| {
+        let all = served.is_unspecified() && (served.is_ipv6() || ip.is_ipv4()) && !link_local;
+        all || served.to_canonical() == *ip
+    })
 }
 
 impl std::fmt::Debug for State {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("State")
-            .field("interfaces", &self.interfaces)
+            .field("interfaces", &self.attachments.views())
             .field("settings", &self.settings)
             .finish_non_exhaustive()
     }
-}
-
-/// By a tcx link (Linux 6.6): beside other programs, and gone with this process.
-fn attach_tc(ebpf: &mut Ebpf, name: &str, interface: &str) -> Result<(), Trouble> {
-    let trouble =
-        |step, error: &(dyn std::error::Error + 'static)| Trouble::from_aya(Hook::Reject, step, error);
-    let program: &mut SchedClassifier = ebpf
-        .program_mut(name)
-        .and_then(|program| program.try_into().ok())
-        .ok_or_else(|| no_program(name))?;
-    if program.fd().is_err() {
-        program.load().map_err(|error| trouble(Step::Load, &error))?;
-    }
-    let options = TcAttachOptions::TcxOrder(LinkOrder::default());
-    let attached = program.attach_with_options(interface, TcAttachType::Ingress, options);
-    attached.map(drop).map_err(|error| trouble(Step::Attach, &error))
-}
-
-fn attach_xdp(ebpf: &mut Ebpf, interface: &str) -> Result<(), Trouble> {
-    const NAME: &str = "ingress_gate";
-    let trouble =
-        |step, error: &(dyn std::error::Error + 'static)| Trouble::from_aya(Hook::Reject, step, error);
-    let program: &mut Xdp = ebpf
-        .program_mut(NAME)
-        .and_then(|program| program.try_into().ok())
-        .ok_or_else(|| no_program(NAME))?;
-    if program.fd().is_err() {
-        program.load().map_err(|error| trouble(Step::Load, &error))?;
-    }
-    let attached = program.attach(interface, XdpMode::Default);
-    attached.map(drop).map_err(|error| trouble(Step::Attach, &error))
-}
-
-fn no_program(name: &str) -> Trouble {
-    Trouble::unfit(
-        Hook::Reject,
-        Step::Load,
-        format!("the object has no program {name}"),
-    )
 }
 
 #[cfg(test)]

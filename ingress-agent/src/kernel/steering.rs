@@ -19,6 +19,7 @@ use serde::{Deserialize, Serialize};
 
 use self::private::PrivateListeners;
 use super::object;
+use super::rights;
 use super::trouble::{Hook, Step, Trouble};
 use crate::telemetry::record::Listener;
 
@@ -48,6 +49,8 @@ pub struct Steering {
     /// In the order of `Served::counter`.
     addresses: Vec<SocketAddr>,
     private: Vec<SocketAddr>,
+    /// Attaching and changing shares go by descriptors alone.
+    needs_no_right: bool,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -73,6 +76,7 @@ pub struct AddressView {
 }
 
 const PROGRAM: &str = "ingress_steer";
+const MAPS: [&str; 3] = ["SERVED", "SOCKETS", "STEER_COUNTS"];
 
 impl Steering {
     /// Loads and fills everything and tries to attach, but leaves all traffic where it is.
@@ -80,7 +84,7 @@ impl Steering {
     /// # Errors
     /// With the step that failed; nothing is left behind then.
     pub fn prepare(wanted: &[Wanted], workers: usize, share: u32) -> Result<(Self, Sockets), Trouble> {
-        let mut program = object::load(Hook::Steering)?;
+        let mut program = object::load(Hook::Steering, &MAPS)?;
         load_program(&mut program)?;
         // An attached program without entries leaves everything: what the kernel or a policy refuses shows now, not at the last step.
         drop(attach(&mut program)?);
@@ -96,9 +100,20 @@ impl Steering {
             entries,
             addresses: wanted.iter().map(|wanted| wanted.address).collect(),
             private: listeners.addresses(),
+            needs_no_right: false,
         };
         steering.fill()?;
+        // As at the last step. Before Linux 5.19 all of bpf(2) asks for CAP_BPF where kernel.unprivileged_bpf_disabled is set.
+        let later = rights::without(|| {
+            steering.fill()?;
+            attach(&mut steering.program).map(drop)
+        });
+        steering.needs_no_right = matches!(later, Ok(Ok(())));
         Ok((steering, listeners.by_worker(workers)))
+    }
+
+    pub(super) fn needs_no_right(&self) -> bool {
+        self.needs_no_right
     }
 
     /// Every private listener answers a request: workers, parser and configuration are there.

@@ -12,14 +12,19 @@ use super::capability::{self, Capability};
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Hook {
     Steering,
+    /// What tc and XDP share.
     Reject,
+    Tc,
+    Xdp,
 }
 
 impl Hook {
     fn needs(self) -> &'static [Capability] {
         match self {
             Self::Steering => &[Capability::NetAdmin, Capability::Bpf],
-            Self::Reject => &[Capability::NetAdmin, Capability::Bpf, Capability::Perfmon],
+            Self::Reject | Self::Tc | Self::Xdp => {
+                &[Capability::NetAdmin, Capability::Bpf, Capability::Perfmon]
+            }
         }
     }
 
@@ -27,8 +32,12 @@ impl Hook {
     fn since(self) -> (u32, u32) {
         match self {
             Self::Steering => (5, 9),
-            // tcx
-            Self::Reject => (6, 6),
+            // Ring buffers.
+            Self::Reject => (5, 8),
+            // tcx.
+            Self::Tc => (6, 6),
+            // Programs for packets in several fragments.
+            Self::Xdp => (5, 18),
         }
     }
 
@@ -38,6 +47,8 @@ impl Hook {
                 "the agent binds its addresses itself, and two agents cannot hand over to each other"
             }
             Self::Reject => "unmatched traffic is answered by the agent itself",
+            Self::Tc => "names are not judged, and headers only where XDP is",
+            Self::Xdp => "tc judges headers too",
         }
     }
 }
@@ -47,6 +58,8 @@ impl fmt::Display for Hook {
         f.write_str(match self {
             Self::Steering => "socket steering (sk_lookup)",
             Self::Reject => "early rejection (tc, XDP)",
+            Self::Tc => "early rejection by tc",
+            Self::Xdp => "early rejection by XDP",
         })
     }
 }
@@ -102,6 +115,17 @@ impl Trouble {
             cause: Cause::Unfit(what.into()),
             missing: Vec::new(),
         }
+    }
+
+    /// Whether it was for want of a right.
+    pub(super) fn is_not_permitted(&self) -> bool {
+        matches!(
+            self.cause,
+            Cause::Refused {
+                errno: Some(EPERM | EACCES),
+                ..
+            }
+        )
     }
 
     pub(super) fn io(hook: Hook, step: Step, error: &io::Error) -> Self {

@@ -162,11 +162,11 @@ impl Opening {
         let stream = match timeout(wait, Box::pin(acceptor.accept(stream))).await {
             Ok(Ok(stream)) => stream,
             Ok(Err(error)) => {
-                self.worker.shard.tls_handshake(TlsOutcome::Failed);
+                self.handshake_failed(TlsOutcome::Failed);
                 return self.closed(format_args!("TLS handshake failed: {error}"));
             }
             Err(_elapsed) => {
-                self.worker.shard.tls_handshake(TlsOutcome::TimedOut);
+                self.handshake_failed(TlsOutcome::TimedOut);
                 return self.closed("the TLS handshake took too long");
             }
         };
@@ -292,6 +292,11 @@ impl Opening {
             refusal_told: Cell::new(false),
             pace: Rc::default(),
         })
+    }
+
+    fn handshake_failed(&self, how: TlsOutcome) {
+        self.worker.shard.tls_handshake(how);
+        self.worker.bans.handshake_failed(self.peer.ip());
     }
 
     fn closed(&self, why: impl fmt::Display) {

@@ -22,6 +22,7 @@ use super::serve;
 use super::tunnel;
 use super::upstream::{IdleBudget, Settings, Upstreams};
 use super::wire;
+use crate::bans::{Penalties, Teller};
 use crate::config::Config;
 use crate::drain::{Drain, Watcher};
 use crate::live::Live;
@@ -43,6 +44,7 @@ pub struct Shared {
     pub idle_budget: Arc<IdleBudget>,
     pub series: metrics::collect::SharedSeries,
     pub drain: Arc<Drain>,
+    pub penalties: Arc<Penalties>,
     /// Open client connections of the whole process.
     pub connections: AtomicUsize,
     /// Where clients reach us by HTTPS.
@@ -63,6 +65,7 @@ pub(crate) struct Worker {
     pub(crate) shared: Arc<Shared>,
     pub(crate) upstreams: Upstreams,
     pub(crate) shard: Rc<Shard>,
+    pub(crate) bans: Teller,
     access_log: Rc<AccessLog>,
     /// Rings when the order to drain has come: cheaper to listen to than the order itself, on every poll of every connection.
     pub(crate) bell: Rc<Bell>,
@@ -98,6 +101,7 @@ async fn serve_all(equipment: Equipment) -> io::Result<()> {
     let worker = Rc::new(Worker {
         upstreams: Upstreams::new(settings, Arc::clone(&shared.idle_budget)),
         shard: Shard::new(Arc::clone(&shared.series)),
+        bans: Teller::new(Arc::clone(&shared.penalties)),
         shared,
         access_log: access_log.worker(),
         bell: Rc::default(),
@@ -211,6 +215,10 @@ impl Worker {
     }
 
     fn take(self: &Rc<Self>, listener: Listener, stream: tokio::net::TcpStream, peer: SocketAddr) {
+        // Without a word, as the kernel does it.
+        if self.bans.is_banned(peer.ip()) {
+            return self.shard.refused(metrics::Refusal::Banned);
+        }
         match ConnectionSlot::take(self, peer.ip().to_canonical()) {
             Ok(slot) => {
                 let counted = self.shard.connection(listener);
@@ -240,7 +248,7 @@ impl Worker {
         self.turned_away.set(self.turned_away.get() + 1);
         let reason = match refusal {
             metrics::Refusal::Limit => Reason::Overloaded,
-            metrics::Refusal::SourceLimit => Reason::RateLimited,
+            metrics::Refusal::SourceLimit | metrics::Refusal::Banned => Reason::RateLimited,
         };
         let refusal = wire::Refusal::new(reason, "too many connections");
         let answer = wire::last_answer(refusal, self.limits());
@@ -301,6 +309,7 @@ impl Worker {
     /// The end of a request: numbers and log.
     pub(crate) fn finished(&self, record: &RequestRecord<'_>) {
         self.shard.record(record);
+        self.bans.finished(record);
         self.access_log.log(record);
     }
 }

@@ -14,6 +14,7 @@ struct Plain {
     settings: Settings,
     judged: BTreeMap<([u8; 16], u16), Judged>,
     listed: BTreeMap<(u32, [u8; 16]), u32>,
+    banned: BTreeSet<[u8; 16]>,
     ingress: BTreeSet<[u8; 16]>,
     sockets: BTreeSet<u16>,
     names: BTreeSet<NameKey>,
@@ -31,6 +32,9 @@ impl Tables for Plain {
     }
     fn listed(&self, list: u32, source: &[u8; 16]) -> u32 {
         self.listed.get(&(list, *source)).copied().unwrap_or(NOT_LISTED)
+    }
+    fn is_banned(&self, source: &[u8; 16]) -> bool {
+        self.banned.contains(source)
     }
     fn is_ingress(&self, address: &[u8; 16]) -> bool {
         self.ingress.contains(address)
@@ -74,6 +78,7 @@ fn plain() -> Plain {
             unserved: REJECT,
             budgets: REJECT,
             malformed: REJECT,
+            bans: REJECT,
             ..Settings::default()
         },
         judged: BTreeMap::from([
@@ -171,6 +176,25 @@ fn a_segment_that_is_not_proven_to_be_the_first_passes() {
         ..plain()
     };
     assert_eq!(says(&tables, 80, &get("other.example")), Verdict::NotFirst);
+}
+
+#[test]
+fn a_banned_source_reaches_nothing_that_is_served_unless_it_is_trusted() {
+    let mut tables = plain();
+    tables.banned.insert(CLIENT);
+    assert_eq!(opens(&tables, 443), Verdict::SourceBanned);
+    // What is not served is nobody's business.
+    assert_eq!(opens(&tables, 22), Verdict::Untouched);
+    tables.listed.insert((NODE_LIST, CLIENT), TRUSTED);
+    assert_eq!(opens(&tables, 443), Verdict::Untouched);
+    tables.listed.clear();
+    tables.settings.bans = OFF;
+    assert_ne!(opens(&tables, 443), Verdict::SourceBanned);
+    assert!(Verdict::SourceBanned.is_reject());
+    assert_eq!(
+        Verdict::ALL[Verdict::SourceBanned as usize],
+        Verdict::SourceBanned
+    );
 }
 
 #[test]

@@ -88,6 +88,9 @@ impl Tables for Model<'_> {
             .max_by_key(|(network, _)| network.prefix_bits)
             .map_or(NOT_LISTED, |(_, entry)| *entry)
     }
+    fn is_banned(&self, _: &[u8; 16]) -> bool {
+        false
+    }
     fn is_ingress(&self, address: &[u8; 16]) -> bool {
         self.0.ingress.contains(address)
     }

@@ -2,16 +2,23 @@
 
 use std::net::IpAddr;
 
-use clap::{ArgAction, Args};
-use ipnet::IpNet;
-
 use super::not_empty;
-use crate::config::{HookMode, Reject, units};
+use crate::config::{HookMode, ListenerChoice, Reject, SourceRule, units};
+use clap::{ArgAction, Args};
 
 #[derive(Debug, Args)]
 #[command(next_help_heading = "Kernel side")]
 pub(super) struct RejectFlags {
-    /// Network interface whose packets are judged before the agent sees them (tc, XDP). Repeatable. [default: none, nothing is judged]
+    /// Early rejection: packets to served addresses are judged before the agent sees them. auto (where it can be), on (or the start fails) or off.
+    #[arg(
+        long,
+        value_name = "MODE",
+        env = "INGRESS_AGENT_KERNEL_REJECTION",
+        default_value = "auto"
+    )]
+    kernel_rejection: HookMode,
+
+    /// Network interface whose packets are judged. Repeatable; one that vanishes and returns is taken up again. [default: those with a served address]
     #[arg(long, value_name = "NAME", env = "INGRESS_AGENT_KERNEL_INTERFACES", value_delimiter = ',', value_parser = not_empty)]
     kernel_interfaces: Vec<String>,
 
@@ -33,17 +40,33 @@ pub(super) struct RejectFlags {
     )]
     kernel_names_above: u32,
 
-    /// Judge by XDP what headers show, before the kernel makes a packet buffer (true or false); else tc does.
-    #[arg(long, value_name = "BOOL", env = "INGRESS_AGENT_KERNEL_XDP", default_value = "false", action = ArgAction::Set)]
-    kernel_xdp: bool,
+    /// Judge by tc (tcx, Linux 6.6): all checks; beside XDP, names alone. auto (where it can be), on (or early rejection is not possible) or off.
+    #[arg(
+        long,
+        value_name = "MODE",
+        env = "INGRESS_AGENT_KERNEL_TC",
+        default_value = "auto"
+    )]
+    kernel_tc: HookMode,
 
-    /// Network (CIDR) or address whose packets to served addresses are dropped. Repeatable; of several networks the smallest decides. [default: none]
-    #[arg(long, value_name = "CIDR", env = "INGRESS_AGENT_KERNEL_DENY", value_delimiter = ',', value_parser = units::network)]
-    kernel_deny: Vec<IpNet>,
+    /// Judge by XDP what headers show, before the kernel makes a packet buffer: auto (natively, where the driver is known to take it without
+    /// harm: docs/kernel.md), on (natively with every driver, else generically) or off.
+    #[arg(
+        long,
+        value_name = "MODE",
+        env = "INGRESS_AGENT_KERNEL_XDP",
+        default_value = "auto"
+    )]
+    kernel_xdp: HookMode,
 
-    /// Network (CIDR) or address that alone may reach served addresses. Repeatable. [default: everyone]
-    #[arg(long, value_name = "CIDR", env = "INGRESS_AGENT_KERNEL_ALLOW", value_delimiter = ',', value_parser = units::network)]
-    kernel_allow: Vec<IpNet>,
+    /// Network (CIDR) or address whose packets to served addresses are dropped; with http=, https= or ADDRESS:PORT= in front, those to such listeners
+    /// alone. Repeatable; of several networks the smallest decides. [default: none]
+    #[arg(long, value_name = "CIDR", env = "INGRESS_AGENT_KERNEL_DENY", value_delimiter = ',', value_parser = rule)]
+    kernel_deny: Vec<SourceRule>,
+
+    /// Network (CIDR) or address that alone may reach served addresses, or one listener: as above. Repeatable. [default: everyone]
+    #[arg(long, value_name = "CIDR", env = "INGRESS_AGENT_KERNEL_ALLOW", value_delimiter = ',', value_parser = rule)]
+    kernel_allow: Vec<SourceRule>,
 
     /// Address of this node on which new connections to ports without a socket are refused (node ports never). Repeatable. [default: none]
     #[arg(
@@ -77,12 +100,37 @@ pub(super) struct RejectFlags {
     kernel_answer: bool,
 }
 
+/// `10.0.0.0/8`, or `https=10.0.0.0/8`.
+fn rule(text: &str) -> Result<SourceRule, String> {
+    let Some((listener, network)) = text.split_once('=') else {
+        return units::network(text).map(|network| SourceRule {
+            listener: None,
+            network,
+        });
+    };
+    let listener = match listener {
+        "http" => ListenerChoice::Http,
+        "https" => ListenerChoice::Https,
+        address => match units::listen(address)? {
+            units::Listen::On(address) => ListenerChoice::At(address),
+            units::Listen::Off => {
+                return Err("expected http, https or a listener's address before the =".into());
+            }
+        },
+    };
+    Ok(SourceRule {
+        listener: Some(listener),
+        network: units::network(network)?,
+    })
+}
+
 impl RejectFlags {
     /// `all` is what holds for every hook.
     pub(super) fn resolve(self, all: HookMode) -> Reject {
         Reject {
-            mode: HookMode::Auto.under(all),
+            mode: self.kernel_rejection.under(all),
             interfaces: self.kernel_interfaces,
+            tc: self.kernel_tc,
             xdp: self.kernel_xdp,
             names: self.kernel_names,
             names_above: self.kernel_names_above,

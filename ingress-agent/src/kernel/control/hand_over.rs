@@ -98,7 +98,7 @@ pub fn tell_others(place: &Path, addresses: &[SocketAddr]) -> io::Result<Vec<Uni
             Ok((Answer::Refused { reason }, _)) => {
                 tracing::warn!(%agent, reason, "another agent goes on; connections to addresses of both come here");
             }
-            Ok((Answer::Status(_) | Answer::TicketKeys { .. }, _)) => {
+            Ok((Answer::Status(_) | Answer::Bans { .. } | Answer::TicketKeys { .. }, _)) => {
                 tracing::warn!(%agent, "another agent answered something else")
             }
             Err(error) => {

@@ -1,13 +1,14 @@
 //! What is said, and in which form.
 
 use std::io::{self, BufRead, BufReader, Read, Write};
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::os::unix::net::UnixStream;
 
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
 use super::MAX_LINE;
+use crate::bans::BanView;
 use crate::kernel::KernelView;
 use crate::tickets::SharedKey;
 
@@ -31,6 +32,15 @@ pub enum Order {
     Retire(Retire),
     /// End steering; go on with what is open.
     Detach,
+    /// Who is banned?
+    Bans,
+    Ban {
+        address: IpAddr,
+        milliseconds: u64,
+    },
+    Lift {
+        address: IpAddr,
+    },
     /// Change the share of sources that is taken, in parts of 10000.
     Share {
         share: u32,
@@ -52,6 +62,11 @@ pub enum Answer {
         reason: String,
     },
     Status(Status),
+    Bans {
+        bans: Vec<BanView>,
+        /// That found no room.
+        more: usize,
+    },
     TicketKeys {
         keys: Vec<SharedKey>,
     },

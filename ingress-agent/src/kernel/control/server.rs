@@ -1,11 +1,13 @@
 //! The listening side of an agent's control socket: a thread of its own, one connection at a time.
 
 use std::io;
+use std::net::IpAddr;
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::JoinHandle;
+use std::time::Duration;
 
 use super::PATIENCE;
 use super::hand_over::Successor;
@@ -19,6 +21,9 @@ pub enum Asked {
     Detach,
     /// In parts of 10000.
     Share(u32),
+    Bans,
+    Ban(IpAddr, Duration),
+    Lift(IpAddr),
     /// To be begun; the answer must not wait for its end.
     Retire(Successor),
 }
@@ -84,6 +89,12 @@ fn serve(stream: UnixStream, answer: &impl Fn(Asked) -> Answer) -> io::Result<()
         Ok(Order::TicketKeys) => Ok(Asked::TicketKeys),
         Ok(Order::Detach) => Ok(Asked::Detach),
         Ok(Order::Share { share }) => Ok(Asked::Share(share)),
+        Ok(Order::Bans) => Ok(Asked::Bans),
+        Ok(Order::Ban {
+            address,
+            milliseconds,
+        }) => Ok(Asked::Ban(address, Duration::from_millis(milliseconds))),
+        Ok(Order::Lift { address }) => Ok(Asked::Lift(address)),
         Ok(Order::Retire(retire)) => Ok(Asked::Retire(Successor::new(retire, stream.try_clone()?))),
         Err(error) => Err(Answer::refused(error)),
     };

@@ -14,33 +14,6 @@ pub(crate) fn addresses() -> Vec<IpAddr> {
     all
 }
 
-/// The number of an interface. Not from /sys, which may be another network namespace's.
-pub(super) fn interface(name: &str) -> Option<u32> {
-    let read = |path: &str| std::fs::read_to_string(path).unwrap_or_default();
-    index_v4(&read("/proc/thread-self/net/igmp"), name)
-        .or_else(|| index_v6(&read("/proc/thread-self/net/if_inet6"), name))
-}
-
-/// `2 eth0 : 1 V3`, between tabs and blanks.
-fn index_v4(igmp: &str, name: &str) -> Option<u32> {
-    let mut lines = igmp.lines().map(str::split_whitespace);
-    lines.find_map(|mut words| {
-        let index = words.next()?.parse().ok()?;
-        (words.next()?.trim_end_matches(':') == name).then_some(index)
-    })
-}
-
-/// Address, number (hexadecimal), prefix length, scope, flags, name.
-fn index_v6(if_inet6: &str, name: &str) -> Option<u32> {
-    let mut lines = if_inet6
-        .lines()
-        .map(|line| line.split_whitespace().collect::<Vec<_>>());
-    lines.find_map(|words| match words[..] {
-        [_, index, _, _, _, this] if this == name => u32::from_str_radix(index, 16).ok(),
-        _ => None,
-    })
-}
-
 /// An address stands before what is known of it; `host LOCAL` is one of ours.
 fn ipv4(fib_trie: &str) -> impl Iterator<Item = Ipv4Addr> {
     let mut address = None;
@@ -75,9 +48,6 @@ mod tests {
             ipv6(inet6).collect::<Vec<_>>(),
             ["2001:db8::5".parse::<Ipv6Addr>().unwrap()]
         );
-        assert_eq!(index_v6(inet6, "eth0"), Some(2));
-        let igmp = "Idx\tDevice    : Count Querier\n1\tlo        :     1      V3\n\t\t\t\t010000E0     1 0:00000000\t\t0\n12\teth0      :     1      V3\n";
-        assert_eq!((index_v4(igmp, "eth0"), index_v4(igmp, "eth1")), (Some(12), None));
         assert!(addresses().contains(&IpAddr::V4(Ipv4Addr::LOCALHOST)));
     }
 }

@@ -12,12 +12,28 @@ use ingress_core::datapath::Operation;
 use super::sample::Sample;
 use crate::kernel::trouble::{Hook, Step, Trouble};
 
+/// Every map of the programs.
+pub(super) const MAPS: [&str; 11] = [
+    "REJECT_SETTINGS",
+    "JUDGED",
+    "SOURCES",
+    "INGRESS",
+    "NAMES",
+    "BANS",
+    "BUDGETS",
+    "BUCKETS",
+    "REJECT_COUNTS",
+    "SAMPLES",
+    "SCRATCH",
+];
+
 pub(super) struct Tables {
     settings: Array<MapData, Settings>,
     judged: HashMap<MapData, JudgedKey, Judged>,
     sources: LpmTrie<MapData, SourceKey, u32>,
     ingress: HashMap<MapData, [u8; 16], u32>,
     names: HashMap<MapData, NameKey, u32>,
+    bans: HashMap<MapData, [u8; 16], u64>,
     counts: PerCpuHashMap<MapData, CountKey, u64>,
     samples: RingBuf<MapData>,
 }
@@ -33,6 +49,7 @@ impl Tables {
             sources: take(ebpf, "SOURCES")?,
             ingress: take(ebpf, "INGRESS")?,
             names: take(ebpf, "NAMES")?,
+            bans: take(ebpf, "BANS")?,
             counts: take(ebpf, "REJECT_COUNTS")?,
             samples: take(ebpf, "SAMPLES")?,
         })
@@ -75,6 +92,17 @@ impl Tables {
         }
     }
 
+    /// Until this time of the clock that never goes back, in nanoseconds.
+    pub(super) fn ban(&mut self, source: &[u8; 16], until: u64) -> Result<(), Trouble> {
+        self.bans
+            .insert(source, until, 0)
+            .map_err(|error| filling(&error))
+    }
+
+    pub(super) fn lift(&mut self, source: &[u8; 16]) -> Result<(), Trouble> {
+        gone(self.bans.remove(source)).map_err(|error| filling(&error))
+    }
+
     /// Summed over the CPUs.
     pub(super) fn counts(&self) -> Vec<(CountKey, u64)> {
         let entries = self.counts.iter().filter_map(Result::ok);
@@ -104,6 +132,15 @@ impl Tables {
         }
         samples
     }
+}
+
+/// What the programs compare ends of bans with (bpf_ktime_get_ns), in nanoseconds.
+pub(super) fn clock() -> u64 {
+    let now = rustix::time::clock_gettime(rustix::time::ClockId::Monotonic);
+    let seconds = u64::try_from(now.tv_sec).unwrap_or_default();
+    seconds
+        .saturating_mul(1_000_000_000)
+        .saturating_add(u64::try_from(now.tv_nsec).unwrap_or_default())
 }
 
 /// What is not there need not be removed.

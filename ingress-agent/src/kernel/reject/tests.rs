@@ -1,8 +1,8 @@
 //! The programs in the kernel beside the same decisions run here, on generated packets (BPF_PROG_TEST_RUN; nothing is attached).
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
-use aya::programs::{TestRun, TestRunOptions};
+use aya::programs::{SchedClassifier, TestRun, TestRunOptions, Xdp};
 use ingress_common::names::NameKey;
 use ingress_common::packet::{self, Packet, Segment, mapped};
 use ingress_common::verdict::{self, Judged, JudgedKey, SETTING_ALLOW_LIST, Step as Judgement};
@@ -41,7 +41,7 @@ fn ground() -> Ground {
 }
 
 /// The tables as [`Contents`] has them. No socket of this machine has these addresses.
-struct Model(Contents, Settings);
+struct Model(Contents, Settings, BTreeSet<[u8; 16]>);
 
 impl verdict::Tables for Model {
     fn settings(&self) -> Settings {
@@ -66,6 +66,9 @@ impl verdict::Tables for Model {
         covering
             .max_by_key(|(network, _)| network.prefix_bits)
             .map_or(verdict::NOT_LISTED, |(_, entry)| *entry)
+    }
+    fn is_banned(&self, source: &[u8; 16]) -> bool {
+        self.2.contains(source)
     }
     fn is_ingress(&self, address: &[u8; 16]) -> bool {
         self.0.ingress.contains(address)
@@ -186,7 +189,7 @@ fn some_frame() -> impl Strategy<Value = Vec<u8>> {
 
 #[test]
 fn the_programs_agree_with_the_same_decisions_on_the_host_about_every_generated_packet() {
-    let mut ebpf = match object::load(Hook::Reject) {
+    let mut ebpf = match object::load(Hook::Reject, &tables::MAPS) {
         Ok(ebpf) => ebpf,
         Err(trouble) if !trouble.missing.is_empty() => {
             // Not by println, which libtest keeps to itself when a test passes.
@@ -204,12 +207,17 @@ fn the_programs_agree_with_the_same_decisions_on_the_host_about_every_generated_
     let (contents, notes) = contents(&Snapshot::empty(), &wanted.ground);
     assert_eq!(notes, []);
     let mut settings = settings(&wanted);
+    settings.bans = REJECT;
     let changes = diff(&Contents::default(), &contents);
     let operations: Vec<Operation> = changes.before.into_iter().chain(changes.after).collect();
     tables.apply(&operations, &mut settings).unwrap();
     tables.set(&settings).unwrap();
     assert_eq!(settings.flags & SETTING_ALLOW_LIST, SETTING_ALLOW_LIST);
-    let model = Model(contents, settings);
+    // One whose time is not over, and one whose time is.
+    let banned = mapped([192, 0, 2, 1]);
+    tables.ban(&banned, u64::MAX).unwrap();
+    tables.ban(&mapped([192, 0, 2, 250]), 1).unwrap();
+    let model = Model(contents, settings, [banned].into());
     let xdp: &mut Xdp = ebpf.program_mut("ingress_gate").unwrap().try_into().unwrap();
     xdp.load().unwrap();
     let tc: &mut SchedClassifier = ebpf.program_mut("ingress_gate_tc").unwrap().try_into().unwrap();

@@ -48,7 +48,7 @@ pub(super) fn render(page: &mut Page, view: &KernelView) {
     }
 }
 
-/// Interfaces are those that were named, so the labels are bounded.
+/// Interfaces are those that packets are judged on: bounded.
 fn rejection(page: &mut Page, view: &KernelView) {
     page.family(
         "ingress_agent_kernel_verdicts_total",

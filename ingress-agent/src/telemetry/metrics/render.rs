@@ -227,9 +227,9 @@ fn connections(page: &mut Page, total: &ShardSnapshot) {
     page.family(
         "ingress_agent_connections_refused_total",
         "counter",
-        "Client connections closed at once because of a limit.",
+        "Client connections closed at once because of a limit, or because their source is banned.",
     );
-    for (limit, count) in ["total", "source"].into_iter().zip(total.refused) {
+    for (limit, count) in ["total", "source", "banned"].into_iter().zip(total.refused) {
         page.sample(
             "ingress_agent_connections_refused_total",
             &Labels::new().with("limit", limit),

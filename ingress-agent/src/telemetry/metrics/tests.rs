@@ -15,6 +15,7 @@ use super::histogram::Histogram;
 use super::render::{Format, Process, render};
 use super::*;
 use crate::admin::Published;
+use crate::kernel::rights::RightsView;
 use crate::kernel::steering::AddressView;
 use crate::kernel::{HookView, KernelView};
 use crate::telemetry::access_log::Counts;
@@ -40,6 +41,7 @@ fn published() -> Published {
 fn steered() -> KernelView {
     KernelView {
         rejection: Box::default(),
+        rights: RightsView::default(),
         steering: HookView {
             on: true,
             reason: String::new(),
