@@ -5,6 +5,8 @@
 mod admission;
 mod deploy;
 mod lab;
+mod pods;
+mod rolling;
 mod serving;
 mod status;
 

@@ -3,7 +3,7 @@
 //! The namespace has no name and belongs to one process; when that process ends, the kernel takes back namespace, interfaces and
 //! addresses. Needs root and iproute2.
 
-use std::io::{BufRead, BufReader};
+use std::io::{BufRead, BufReader, Write};
 use std::net::{Ipv4Addr, SocketAddr};
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
@@ -146,12 +146,12 @@ impl Drop for Pod {
 }
 
 /// The words before a command that put it into the namespace. Not `ip netns exec`, which would remount /sys.
-fn inside(holder: u32) -> [String; 3] {
+pub(super) fn inside(holder: u32) -> [String; 3] {
     let net = format!("--net=/proc/{holder}/ns/net");
     ["nsenter".to_owned(), net, "--".to_owned()]
 }
 
-fn ip(before: &[&str], arguments: &[&str]) -> anyhow::Result<()> {
+pub(super) fn ip(before: &[&str], arguments: &[&str]) -> anyhow::Result<()> {
     let mut words = before
         .iter()
         .copied()
@@ -164,6 +164,32 @@ fn ip(before: &[&str], arguments: &[&str]) -> anyhow::Result<()> {
     if !output.status.success() {
         let said = String::from_utf8_lossy(&output.stderr);
         bail!("ip {}: {}", arguments.join(" "), said.trim());
+    }
+    Ok(())
+}
+
+/// Many orders to one `ip`, each a line.
+pub(super) fn ip_batch(before: &[String], lines: &str) -> anyhow::Result<()> {
+    let [program, rest @ ..] = before else {
+        bail!("no program");
+    };
+    let mut child = Command::new(program)
+        .args(rest)
+        .args(["ip", "-batch", "-"])
+        .stdin(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()?;
+    child
+        .stdin
+        .take()
+        .context("no input")?
+        .write_all(lines.as_bytes())?;
+    let output = child.wait_with_output()?;
+    if !output.status.success() {
+        bail!(
+            "ip: {} of:\n{lines}",
+            String::from_utf8_lossy(&output.stderr).trim()
+        );
     }
     Ok(())
 }
