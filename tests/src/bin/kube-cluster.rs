@@ -62,8 +62,12 @@ fn own_images() -> anyhow::Result<Images> {
     let own = std::env::current_exe()?;
     let folder = own.parent().context("no folder")?;
     let mut images = Images::default();
-    for name in ["ingress-agent", "echo-backend"] {
-        images.add(name, &folder.join(name));
+    // The agent as tests have it: built with them, so it is never an old one.
+    for (name, program) in [
+        ("ingress-agent", "agent-under-test"),
+        ("echo-backend", "echo-backend"),
+    ] {
+        images.add(name, &folder.join(program));
     }
     Ok(images)
 }

@@ -52,12 +52,13 @@ impl Images {
         self.0.insert(name.to_owned(), program.to_path_buf());
     }
 
-    fn program(&self, image: &str) -> Result<&Path, String> {
+    /// The image's name, and its program.
+    fn program(&self, image: &str) -> Result<(&str, &Path), String> {
         let name = image.rsplit('/').next().unwrap_or(image);
         let name = name.split(['@', ':']).next().unwrap_or(name);
-        match self.0.get(name) {
-            Some(program) if program.is_file() => Ok(program),
-            Some(program) => Err(format!("{} of image {image} does not exist", program.display())),
+        match self.0.get_key_value(name) {
+            Some((name, program)) if program.is_file() => Ok((name, program)),
+            Some((_, program)) => Err(format!("{} of image {image} does not exist", program.display())),
             None => {
                 let known: Vec<_> = self.0.keys().map(String::as_str).collect();
                 Err(format!(

@@ -31,7 +31,9 @@ const NAMED: &[(&str, u8)] = &[
 /// Everything that a container is made from.
 pub(super) struct Recipe<'a> {
     pub(super) container: &'a Container,
+    /// The program, and its name in the image.
     pub(super) program: &'a Path,
+    pub(super) name: &'a str,
     pub(super) environment: BTreeMap<String, String>,
     pub(super) volumes: &'a BTreeMap<String, PathBuf>,
     /// A process in the Pod's network namespace.
@@ -78,8 +80,7 @@ impl Recipe<'_> {
     }
 
     fn image_path(&self) -> String {
-        let name = self.program.file_name().unwrap_or_default();
-        format!("/image/{}", name.to_string_lossy())
+        format!("/image/{}", self.name)
     }
 
     /// Makes the root's folders, and says how to mount what belongs there.

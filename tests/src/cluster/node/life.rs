@@ -1,7 +1,7 @@
 //! The life of one Pod, from its binding until it is deleted: a task that is told what becomes of the object, and says what it sees.
 
 use std::collections::BTreeMap;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
@@ -257,9 +257,11 @@ async fn start<'p>(
         let volumes = Arc::new(sources.volumes(&folder.join("volumes")).await?);
         let mut running = Vec::new();
         for (container, program) in spec.containers.iter().zip(programs) {
+            let (name, program) = program;
             let made_of = MadeOf {
                 container,
-                program: program.to_path_buf(),
+                name,
+                program,
                 environment: sources.environment(container).await?,
                 volumes: Arc::clone(&volumes),
                 folder: folder.clone(),
@@ -275,7 +277,8 @@ async fn start<'p>(
 #[derive(Clone)]
 struct MadeOf<'p> {
     container: &'p Container,
-    program: PathBuf,
+    name: &'p str,
+    program: &'p Path,
     environment: BTreeMap<String, String>,
     volumes: Arc<BTreeMap<String, PathBuf>>,
     folder: PathBuf,
@@ -303,7 +306,8 @@ impl<'p> Running<'p> {
     fn start(made_of: MadeOf<'p>, sandbox: &Sandbox<'_>) -> anyhow::Result<Self> {
         let recipe = Recipe {
             container: made_of.container,
-            program: &made_of.program,
+            name: made_of.name,
+            program: made_of.program,
             environment: made_of.environment.clone(),
             volumes: &made_of.volumes,
             network: sandbox.holder(),

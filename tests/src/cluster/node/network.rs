@@ -12,8 +12,9 @@ use anyhow::{Context, bail};
 use super::process::Process;
 use crate::cluster::pods::{inside, ip, ip_batch};
 
-/// Where Pods find the API server, as in any cluster: the first Service address.
-pub(super) const API: (Ipv4Addr, u16) = (Ipv4Addr::new(10, 96, 0, 1), 443);
+/// Where Pods find the API server, as in any cluster: the first Service address. Not 443, which is the node's own port here, as no
+/// kube-proxy translates it: agents listen there.
+pub(super) const API: (Ipv4Addr, u16) = (Ipv4Addr::new(10, 96, 0, 1), 6443);
 /// The last parts of Pods' addresses, below those of `cluster::pods`; the bridge has the one before.
 const FIRST: u8 = 66;
 const LAST: u8 = 126;
