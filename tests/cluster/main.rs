@@ -2,6 +2,7 @@
 //!
 //! All cases share one cluster and run at the same time; each has a namespace and an IngressClass of its own.
 
+mod addressed;
 mod admission;
 mod conformance;
 mod deploy;

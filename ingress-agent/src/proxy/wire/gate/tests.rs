@@ -580,7 +580,11 @@ fn draining_closes_a_busy_connection_after_its_answer_and_an_idle_one_after_a_re
             served.handle.begin_drain();
             tokio::time::sleep(Duration::from_millis(900)).await;
             served.client.write_all(late.as_bytes()).await.unwrap();
-            let answered = if late.is_empty() { String::new() } else { ok("good") };
+            let answered = if late.is_empty() {
+                String::new()
+            } else {
+                ok("good")
+            };
             assert_eq!(rest(&mut served.client).await, answered);
             // This service does not say that it was the last request, so the next one is waited for again.
             assert!(start.elapsed() < Duration::from_secs(2));
