@@ -28,8 +28,10 @@ fn main() -> anyhow::Result<()> {
     }
     let echo = Echo::start_on(&name, address.parse().context("--address wants IP:PORT")?)?;
     println!("{}", echo.address());
-    while !has_input {
-        std::thread::park();
+    if !has_input {
+        loop {
+            std::thread::park();
+        }
     }
     std::io::stdin().read_to_end(&mut Vec::new())?;
     Ok(())
