@@ -5,7 +5,7 @@ use std::path::Path;
 
 use anyhow::Context;
 use ingress_tests::cluster::Cluster;
-use ingress_tests::{Load, Request};
+use ingress_tests::{Certs, Load, Request};
 
 use crate::Done;
 use crate::lab::wait_until;
@@ -50,13 +50,21 @@ fn a_surge_upgrade_of_the_daemonset_of_deploy_fails_no_request() -> Done {
     let namespace = cluster.namespace("surge")?;
     namespace.apply(&deployment(2))?;
     rolled_out(&namespace, "deployment/web")?;
-    let ingress = namespace.ingress("web").class(NAME);
-    namespace.apply_ingress(&ingress.host("web.test").prefix("/", "web"))?;
-    let (url, http) = ("http://web.test/", SocketAddr::from((node, 80)));
-    wait_until("an answer", || Ok(Request::get(url)?.ask(http)?.status == 200))?;
-
-    let load = |query: &str| Load::start(&format!("{url}{query}"), http, 100);
-    let loads = [load("")?, load("")?, load("?delay=20")?];
+    let ingress = |name: &str| namespace.ingress(name).class(NAME);
+    namespace.apply_ingress(&ingress("web").host("web.test").prefix("/", "web"))?;
+    namespace.tls_secret("secure", &Certs::new()?.leaf(&["secure.test"])?)?;
+    let secure = ingress("secure").host("secure.test").prefix("/", "web");
+    namespace.apply_ingress(&secure.tls(&["secure.test"], "secure"))?;
+    let (http, https) = (SocketAddr::from((node, 80)), SocketAddr::from((node, 443)));
+    let mut loads = Vec::new();
+    for (url, address, a_second) in [
+        ("http://web.test/", http, 200),
+        ("http://web.test/?delay=20", http, 60),
+        ("https://secure.test/", https, 60),
+    ] {
+        wait_until("an answer", || Ok(Request::get(url)?.ask(address)?.status == 200))?;
+        loads.push(Load::start(url, address, a_second)?);
+    }
     for round in 1..=2 {
         let before = agents(&cluster)?;
         assert_eq!(before.len(), 1, "{before:?}");

@@ -36,7 +36,7 @@ impl PodNetwork {
             .spawn()
             .context("start setpriv (of util-linux)")?;
         let mut network = Self { holder, number: 0 };
-        network.wait_for_namespace()?;
+        wait_for_namespace(&mut network.holder)?;
         network.number = network.connect()?;
         Ok(network)
     }
@@ -44,22 +44,6 @@ impl PodNetwork {
     /// Which process holds it, and its number.
     pub(super) fn facts(&self) -> (u32, u8) {
         (self.holder.id(), self.number)
-    }
-
-    fn wait_for_namespace(&mut self) -> anyhow::Result<()> {
-        let namespace = |who: &str| std::fs::read_link(Path::new("/proc").join(who).join("ns/net"));
-        let (own, pid) = (namespace("self")?, self.holder.id().to_string());
-        let until = Instant::now() + DEADLINE;
-        while namespace(&pid)? == own {
-            if let Some(status) = self.holder.try_wait()? {
-                bail!("no network namespace could be made ({status}); pods need root");
-            }
-            if Instant::now() > until {
-                bail!("no network namespace within {DEADLINE:?}");
-            }
-            std::thread::sleep(Duration::from_millis(5));
-        }
-        Ok(())
     }
 
     /// The interface's name is what keeps two networks of one machine apart.
@@ -143,6 +127,23 @@ impl Drop for Pod {
         let _ = self.process.kill();
         let _ = self.process.wait();
     }
+}
+
+/// Returns when this child has a network namespace that is not ours; it takes a few milliseconds.
+pub(super) fn wait_for_namespace(child: &mut Child) -> anyhow::Result<()> {
+    let namespace = |who: &str| std::fs::read_link(Path::new("/proc").join(who).join("ns/net"));
+    let (own, pid) = (namespace("self")?, child.id().to_string());
+    let until = Instant::now() + DEADLINE;
+    while namespace(&pid)? == own {
+        if let Some(status) = child.try_wait()? {
+            bail!("no network namespace could be made ({status}); pods need root");
+        }
+        if Instant::now() > until {
+            bail!("no network namespace within {DEADLINE:?}");
+        }
+        std::thread::sleep(Duration::from_millis(2));
+    }
+    Ok(())
 }
 
 /// The words before a command that put it into the namespace. Not `ip netns exec`, which would remount /sys.

@@ -89,7 +89,7 @@ impl Life {
 
     async fn live(&mut self, shared: &Shared, pod: &Pod) -> anyhow::Result<()> {
         let spec = pod.spec.as_ref().context("no spec")?;
-        let sandbox = shared.network.sandbox(spec.host_network == Some(true)).await?;
+        let sandbox = shared.network.sandbox(spec.host_network == Some(true))?;
         self.state.address = Some(sandbox.address);
         let mut running = loop {
             match start(shared, pod, spec, &sandbox).await {

@@ -1,16 +1,14 @@
 //! Namespaces and interfaces of Pods: a bridge in the node's namespace, and a cable from it into the namespace of each Pod.
 
 use std::net::Ipv4Addr;
-use std::path::Path;
 use std::process::{Command, Stdio};
 use std::sync::Mutex;
 use std::sync::PoisonError;
-use std::time::{Duration, Instant};
 
-use anyhow::{Context, bail};
+use anyhow::bail;
 
 use super::process::Process;
-use crate::cluster::pods::{inside, ip, ip_batch};
+use crate::cluster::pods::{inside, ip, ip_batch, wait_for_namespace};
 
 /// Where Pods find the API server, as in any cluster: the first Service address. Not 443, which is the node's own port here, as no
 /// kube-proxy translates it: agents listen there.
@@ -18,7 +16,6 @@ pub(super) const API: (Ipv4Addr, u16) = (Ipv4Addr::new(10, 96, 0, 1), 6443);
 /// The last parts of Pods' addresses, below those of `cluster::pods`; the bridge has the one before.
 const FIRST: u8 = 66;
 const LAST: u8 = 126;
-const DEADLINE: Duration = Duration::from_secs(20);
 
 /// The node's namespace with its bridge.
 #[derive(Debug)]
@@ -91,7 +88,7 @@ impl Network {
     }
 
     /// A place for a Pod: the node's own network, or a namespace with an address.
-    pub(super) async fn sandbox(&self, on_host: bool) -> anyhow::Result<Sandbox<'_>> {
+    pub(super) fn sandbox(&self, on_host: bool) -> anyhow::Result<Sandbox<'_>> {
         if on_host {
             return Ok(Sandbox {
                 network: self,
@@ -113,7 +110,7 @@ impl Network {
             .args(["sleep", "infinity"])
             .stdin(Stdio::null());
         let pause = sandbox.pause.insert(Process::start(&mut pause)?);
-        wait_for_namespace(pause).await?;
+        wait_for_namespace(pause.child())?;
         let pid = pause.pid();
         // From the address: with another one at the same address, neighbours would go on sending to the old one for seconds.
         let mac = format!("02:00:c6:12:{:02x}:{last:02x}", self.number);
@@ -189,20 +186,4 @@ impl Drop for Sandbox<'_> {
             .unwrap_or_else(PoisonError::into_inner);
         addresses.used.retain(|used| *used != last);
     }
-}
-
-async fn wait_for_namespace(pause: &mut Process) -> anyhow::Result<()> {
-    let namespace = |who: &str| std::fs::read_link(Path::new("/proc").join(who).join("ns/net"));
-    let (own, pid) = (namespace("self")?, pause.pid().to_string());
-    let until = Instant::now() + DEADLINE;
-    while namespace(&pid).context("the process that holds the namespace is gone")? == own {
-        if let Some(status) = pause.ended() {
-            bail!("no network namespace could be made: {status}");
-        }
-        if Instant::now() > until {
-            bail!("no network namespace within {DEADLINE:?}");
-        }
-        tokio::time::sleep(Duration::from_millis(2)).await;
-    }
-    Ok(())
 }

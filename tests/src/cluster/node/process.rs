@@ -25,6 +25,10 @@ impl Process {
         self.child.id()
     }
 
+    pub(super) fn child(&mut self) -> &mut Child {
+        &mut self.child
+    }
+
     pub(super) fn ended(&mut self) -> Option<ExitStatus> {
         if self.ended.is_none() {
             self.ended = self.child.try_wait().ok().flatten();
