@@ -193,7 +193,7 @@ struct Serving {
     #[arg(long, value_name = "BOOL", env = "INGRESS_AGENT_REASON_HEADER", default_value = "true", action = ArgAction::Set)]
     reason_header: bool,
 
-    /// Say `Server: ingress-agent` in answers that name no server; what a backend says of itself is passed on (true or false).
+    /// Say `Server: ingress-agent` in answers that name no server; what a backend says of itself is passed on, and what refuses a malformed request names nobody (true or false).
     #[arg(long, value_name = "BOOL", env = "INGRESS_AGENT_SERVER_HEADER", default_value = "true", action = ArgAction::Set)]
     server_header: bool,
 }
