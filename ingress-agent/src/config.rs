@@ -50,6 +50,8 @@ pub struct Config {
     pub dns_servers: Vec<SocketAddr>,
     /// Send `x-ingress-agent-reason` with the agent's own answers.
     pub reason_header: bool,
+    /// Send `Server` with answers that name none.
+    pub server_header: bool,
     /// The port that redirects to HTTPS name; `None` leaves it out (443).
     pub https_port_in_redirects: Option<u16>,
     pub kernel: Kernel,

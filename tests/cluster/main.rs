@@ -2,9 +2,14 @@
 //!
 //! All cases share one cluster and run at the same time; each has a namespace and an IngressClass of its own.
 
+mod addressed;
 mod admission;
+mod conformance;
 mod deploy;
 mod lab;
+mod node_agent;
+mod pods;
+mod rolling;
 mod serving;
 mod status;
 

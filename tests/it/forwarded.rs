@@ -1,6 +1,6 @@
 //! What backends are told of clients, and whom the agent believes.
 
-use ingress_tests::{Certs, Ingress, RawClient, Request, Site};
+use ingress_tests::{Certs, Ingress, RawBackend, RawClient, Request, Site};
 use serde_json::Value;
 
 use crate::Done;
@@ -134,5 +134,27 @@ fn the_proxy_protocol_names_the_client_where_its_sender_is_trusted() -> Done {
     let mut without = RawClient::connect(agent.http)?;
     without.send(request)?;
     assert_eq!(without.read_to_end()?, b"", "never guessed");
+    Ok(())
+}
+
+#[test]
+fn an_answer_names_its_server_and_a_backend_that_names_itself_is_left_its_name() -> Done {
+    let named =
+        RawBackend::answering("HTTP/1.1 200 OK\r\nServer: itself/1.2\r\nContent-Length: 2\r\n\r\nok")?;
+    let site = site()?;
+    site.manifests.service("named", &[named.address()])?;
+    let ingress = Ingress::new("named").host("named.test").prefix("/", "named");
+    site.manifests.ingress(&ingress)?;
+    let agent = site.start()?;
+    for (url, server) in [
+        ("http://web.test/", "ingress-agent"),
+        ("http://unknown.test/", "ingress-agent"),
+        ("http://named.test/", "itself/1.2"),
+    ] {
+        assert_eq!(agent.get(url)?.header("server"), server, "{url}");
+    }
+    let silent = site.start_with(&["--server-header", "false"])?;
+    assert_eq!(silent.get("http://web.test/")?.header("server"), "");
+    assert_eq!(silent.get("http://named.test/")?.header("server"), "itself/1.2");
     Ok(())
 }

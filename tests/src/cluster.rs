@@ -7,6 +7,7 @@ mod api;
 pub mod control_plane;
 mod flags;
 mod namespace;
+pub mod node;
 mod pki;
 mod pods;
 
@@ -45,10 +46,24 @@ struct Process {
 impl Cluster {
     /// Starts one by the program `kube-cluster`, beside which the other programs of this package are.
     pub fn start(program: &str) -> anyhow::Result<Self> {
+        Self::start_with(program, &[])
+    }
+
+    /// The same with a node that runs Pods; `images` are programs beyond our own, each with the last part of its image's name.
+    pub fn start_with_node(program: &str, images: &[(&str, &Path)]) -> anyhow::Result<Self> {
+        let mut flags = vec!["--node".to_owned()];
+        for (name, path) in images {
+            flags.extend(["--image".to_owned(), format!("{name}={}", path.display())]);
+        }
+        Self::start_with(program, &flags)
+    }
+
+    fn start_with(program: &str, flags: &[String]) -> anyhow::Result<Self> {
         let programs = programs()?;
         let mut child = Command::new(program)
             .arg("--programs")
             .arg(&programs)
+            .args(flags)
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
             .spawn()

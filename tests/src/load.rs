@@ -101,7 +101,12 @@ impl Client {
         let mut next = start;
         while !self.stop.load(Ordering::Relaxed) && start.elapsed() < AT_MOST {
             match self.ask(&mut kept) {
-                Ok(answer) if answer.status == 200 => {}
+                Ok(answer) if answer.status == 200 => {
+                    // Who says so takes no further request on this connection (RFC 9112, 9.6).
+                    if answer.header("connection").eq_ignore_ascii_case("close") {
+                        kept = None;
+                    }
+                }
                 Ok(answer) => failures.push(format!("{:?}: {}", start.elapsed(), answer.served_by())),
                 Err(error) => {
                     failures.push(format!("{:?}: {error:#}", start.elapsed()));

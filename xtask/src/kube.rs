@@ -5,6 +5,7 @@
 
 mod build;
 mod pins;
+mod suite;
 
 use std::fs::File;
 use std::io::{BufRead, BufReader};
@@ -16,6 +17,7 @@ use anyhow::{Context, bail};
 use serde::{Deserialize, Serialize};
 
 pub(crate) use self::build::{helm, programs};
+pub(crate) use self::suite::{Suite, suite};
 use crate::interrupt::{Ended, Interrupt};
 use crate::workspace::{self, Profile};
 
@@ -32,6 +34,8 @@ pub(crate) struct Options {
 enum Task {
     /// Build etcd, kube-apiserver, kube-controller-manager and kubectl once, unless KUBEBUILDER_ASSETS names them.
     Build,
+    /// Build the Kubernetes project's Ingress suite once; `cargo xtask test` runs it.
+    Suite,
     /// Start a cluster and print how to talk to it; Ctrl-C or `cargo xtask kube down` ends it.
     Up,
     /// End the cluster that `up` started.
@@ -47,6 +51,13 @@ pub(crate) fn run(options: &Options) -> anyhow::Result<ExitCode> {
             println!("{}", programs()?.display());
             Ok(ExitCode::SUCCESS)
         }
+        Task::Suite => match suite()? {
+            Suite::Built(folder) => {
+                println!("{}", folder.display());
+                Ok(ExitCode::SUCCESS)
+            }
+            Suite::Missing(why) => bail!("the source of the Ingress suite can't be had: {why}"),
+        },
         Task::Up => up(),
         Task::Down => down(),
         Task::Status => status(),
@@ -111,11 +122,18 @@ fn start(program: &Path, programs: &Path) -> anyhow::Result<Child> {
     let child = Command::new(program)
         .arg("--programs")
         .arg(programs)
+        .args(if is_root() { ["--node"].as_slice() } else { &[] })
         .stdin(Stdio::piped())
         .stdout(Stdio::piped())
         .process_group(0)
         .spawn();
     child.with_context(|| format!("start {}", program.display()))
+}
+
+/// A node that runs Pods needs network namespaces.
+fn is_root() -> bool {
+    use std::os::unix::fs::MetadataExt;
+    std::fs::metadata("/proc/self").is_ok_and(|own| own.uid() == 0)
 }
 
 /// None when interrupted.
@@ -153,8 +171,14 @@ fn end(cluster: &mut Child) -> anyhow::Result<()> {
 
 fn introduce(running: &Running, port: u16) {
     let (kubeconfig, kubectl) = (running.kubeconfig.display(), running.kubectl.display());
+    println!("\nKubernetes API on https://127.0.0.1:{port}.");
     println!(
-        "\nKubernetes API on https://127.0.0.1:{port}. There are no nodes: what runs Pods is not part of it.\n"
+        "{}\n",
+        if is_root() {
+            "One node runs Pods as processes, of the images ingress-agent and echo-backend (whatever stands before the name and behind it)."
+        } else {
+            "There is no node: running Pods needs root."
+        }
     );
     println!("  export KUBECONFIG={kubeconfig}");
     println!("  alias kubectl={kubectl}");
@@ -162,6 +186,12 @@ fn introduce(running: &Running, port: u16) {
     println!("  kubectl api-resources --api-group networking.k8s.io");
     println!("  kubectl create ingress web --class ingress-agent --rule 'web.example.test/*=web:80'");
     println!("  kubectl get ingress -A --watch");
+    if is_root() {
+        println!(
+            "  kubectl apply --server-side -f deploy/manifests/install.yaml    # the agent, on the node's ports 80 and 443"
+        );
+        println!("  kubectl get nodes,pods -A -o wide");
+    }
     println!("\nCtrl-C, or `cargo xtask kube down` elsewhere, ends everything and removes its data.");
 }
 

@@ -208,12 +208,24 @@ fn cluster(filter: Option<&str>) -> anyhow::Result<Report> {
         problems: deploy::problems(&helm)?,
         ..Report::default()
     };
+    let suite = match kube::suite()? {
+        kube::Suite::Built(folder) => Some(folder),
+        kube::Suite::Missing(why) => {
+            report
+                .skipped
+                .push(format!("the Kubernetes Ingress suite: {why}"));
+            None
+        }
+    };
     for binary in binaries::build()?
         .iter_mut()
         .filter(|binary| binary.name == CLUSTER)
     {
         binary.env("KUBEBUILDER_ASSETS", &programs);
         binary.env("HELM", &helm);
+        if let Some(suite) = &suite {
+            binary.env("INGRESS_SUITE", suite);
+        }
         binary.run(filter, &mut report)?;
     }
     if report.tests.is_empty() {

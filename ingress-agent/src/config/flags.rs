@@ -196,6 +196,10 @@ struct Serving {
     /// Tell clients in the header x-ingress-agent-reason why the agent answered by itself (true or false).
     #[arg(long, value_name = "BOOL", env = "INGRESS_AGENT_REASON_HEADER", default_value = "true", action = ArgAction::Set)]
     reason_header: bool,
+
+    /// Say `Server: ingress-agent` in answers that name no server; what a backend says of itself is passed on, and what refuses a malformed request names nobody (true or false).
+    #[arg(long, value_name = "BOOL", env = "INGRESS_AGENT_SERVER_HEADER", default_value = "true", action = ArgAction::Set)]
+    server_header: bool,
 }
 
 #[derive(Debug, Args)]
@@ -382,6 +386,7 @@ impl RunFlags {
             },
             dns_servers: self.serving.dns_server,
             reason_header: self.serving.reason_header,
+            server_header: self.serving.server_header,
             https_port_in_redirects: self.listeners.https_port_in_redirects,
             kernel: self.kernel.resolve(),
             bans: self.bans.resolve(),

@@ -119,7 +119,7 @@ fn the_defaults_are_the_documented_ones() {
     assert_eq!(config.served.classes.ingress_class, "ingress-agent");
     assert!(!config.served.classes.watch_ingress_without_class);
     assert_eq!(config.access_log.mode, AccessLogMode::All);
-    assert!(config.reason_header);
+    assert!(config.reason_header && config.server_header);
 }
 
 #[test]

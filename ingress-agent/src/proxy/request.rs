@@ -7,7 +7,7 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
 
-use http::header::{CONNECTION, CONTENT_TYPE, HOST};
+use http::header::{CONNECTION, CONTENT_TYPE, HOST, SERVER};
 use http::request::Parts;
 use http::uri::PathAndQuery;
 use http::{HeaderMap, HeaderName, HeaderValue, Method, Request, Response, Version};
@@ -53,9 +53,14 @@ pub(crate) async fn handle(
     if account.parts.version != Version::HTTP_2 && (body_left || connection.gate.is_draining()) {
         response.headers_mut().insert(CONNECTION, CLOSE);
     }
+    if connection.worker.shared.config.server_header {
+        // To the client a gateway is the origin server (RFC 9110, 3.7), but where the backend has said who it is, it stays so (10.2.4).
+        response.headers_mut().entry(SERVER).or_insert(OURSELVES);
+    }
     Ok(account.serve(response))
 }
 
+const OURSELVES: HeaderValue = HeaderValue::from_static("ingress-agent");
 const CLOSE: HeaderValue = HeaderValue::from_static("close");
 
 /// For a tunnel without a route, which cannot be.

@@ -1,6 +1,6 @@
 //! A real etcd, kube-apiserver and kube-controller-manager on loopback, from nothing to ready and back.
 //!
-//! No kubelet, no scheduler, no kube-proxy: nothing here runs a Pod. Each program ends with the thread that started the control
+//! No kubelet, no scheduler, no kube-proxy: who runs Pods is [`super::node`], where one is wanted. Each program ends with the thread that started the control
 //! plane (`setpriv --pdeathsig`), so that thread has to live as long as the cluster is wanted.
 
 use std::fs::File;
@@ -15,6 +15,7 @@ use serde::{Deserialize, Serialize};
 
 use super::api::Api;
 use super::flags;
+use super::node::{Images, Node};
 use super::pki::Pki;
 use super::pods::PodNetwork;
 
@@ -88,6 +89,8 @@ pub struct ControlPlane {
     facts: Facts,
     pki: Pki,
     ports: Ports,
+    /// Ends before the API server that it writes to.
+    node: Option<Node>,
     running: Vec<(Program, Child)>,
     _pods: Option<PodNetwork>,
 }
@@ -121,6 +124,7 @@ impl ControlPlane {
             },
             pki: Pki::write(&folder.join("pki"))?,
             ports,
+            node: None,
             running: Vec::new(),
             _pods: pods,
         };
@@ -137,6 +141,12 @@ impl ControlPlane {
 
     pub fn facts(&self) -> &Facts {
         &self.facts
+    }
+
+    /// Adds a node that runs Pods from these programs.
+    pub fn start_node(&mut self, images: Images) -> anyhow::Result<()> {
+        self.node = Some(Node::start(&self.facts, images)?);
+        Ok(())
     }
 
     /// Starts one, and waits until the API server answers where it is that one.
@@ -247,6 +257,7 @@ impl ControlPlane {
 
 impl Drop for ControlPlane {
     fn drop(&mut self) {
+        self.node = None;
         // Its data goes with it, so that nobody has to end in order; who writes ends before who keeps.
         for (_, child) in self.running.iter_mut().rev() {
             let _ = child.kill();

@@ -3,7 +3,7 @@
 //! The namespace has no name and belongs to one process; when that process ends, the kernel takes back namespace, interfaces and
 //! addresses. Needs root and iproute2.
 
-use std::io::{BufRead, BufReader};
+use std::io::{BufRead, BufReader, Write};
 use std::net::{Ipv4Addr, SocketAddr};
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
@@ -36,7 +36,7 @@ impl PodNetwork {
             .spawn()
             .context("start setpriv (of util-linux)")?;
         let mut network = Self { holder, number: 0 };
-        network.wait_for_namespace()?;
+        wait_for_namespace(&mut network.holder)?;
         network.number = network.connect()?;
         Ok(network)
     }
@@ -44,22 +44,6 @@ impl PodNetwork {
     /// Which process holds it, and its number.
     pub(super) fn facts(&self) -> (u32, u8) {
         (self.holder.id(), self.number)
-    }
-
-    fn wait_for_namespace(&mut self) -> anyhow::Result<()> {
-        let namespace = |who: &str| std::fs::read_link(Path::new("/proc").join(who).join("ns/net"));
-        let (own, pid) = (namespace("self")?, self.holder.id().to_string());
-        let until = Instant::now() + DEADLINE;
-        while namespace(&pid)? == own {
-            if let Some(status) = self.holder.try_wait()? {
-                bail!("no network namespace could be made ({status}); pods need root");
-            }
-            if Instant::now() > until {
-                bail!("no network namespace within {DEADLINE:?}");
-            }
-            std::thread::sleep(Duration::from_millis(5));
-        }
-        Ok(())
     }
 
     /// The interface's name is what keeps two networks of one machine apart.
@@ -145,13 +129,30 @@ impl Drop for Pod {
     }
 }
 
+/// Returns when this child has a network namespace that is not ours; it takes a few milliseconds.
+pub(super) fn wait_for_namespace(child: &mut Child) -> anyhow::Result<()> {
+    let namespace = |who: &str| std::fs::read_link(Path::new("/proc").join(who).join("ns/net"));
+    let (own, pid) = (namespace("self")?, child.id().to_string());
+    let until = Instant::now() + DEADLINE;
+    while namespace(&pid)? == own {
+        if let Some(status) = child.try_wait()? {
+            bail!("no network namespace could be made ({status}); pods need root");
+        }
+        if Instant::now() > until {
+            bail!("no network namespace within {DEADLINE:?}");
+        }
+        std::thread::sleep(Duration::from_millis(2));
+    }
+    Ok(())
+}
+
 /// The words before a command that put it into the namespace. Not `ip netns exec`, which would remount /sys.
-fn inside(holder: u32) -> [String; 3] {
+pub(super) fn inside(holder: u32) -> [String; 3] {
     let net = format!("--net=/proc/{holder}/ns/net");
     ["nsenter".to_owned(), net, "--".to_owned()]
 }
 
-fn ip(before: &[&str], arguments: &[&str]) -> anyhow::Result<()> {
+pub(super) fn ip(before: &[&str], arguments: &[&str]) -> anyhow::Result<()> {
     let mut words = before
         .iter()
         .copied()
@@ -164,6 +165,32 @@ fn ip(before: &[&str], arguments: &[&str]) -> anyhow::Result<()> {
     if !output.status.success() {
         let said = String::from_utf8_lossy(&output.stderr);
         bail!("ip {}: {}", arguments.join(" "), said.trim());
+    }
+    Ok(())
+}
+
+/// Many orders to one `ip`, each a line.
+pub(super) fn ip_batch(before: &[String], lines: &str) -> anyhow::Result<()> {
+    let [program, rest @ ..] = before else {
+        bail!("no program");
+    };
+    let mut child = Command::new(program)
+        .args(rest)
+        .args(["ip", "-batch", "-"])
+        .stdin(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()?;
+    child
+        .stdin
+        .take()
+        .context("no input")?
+        .write_all(lines.as_bytes())?;
+    let output = child.wait_with_output()?;
+    if !output.status.success() {
+        bail!(
+            "ip: {} of:\n{lines}",
+            String::from_utf8_lossy(&output.stderr).trim()
+        );
     }
     Ok(())
 }

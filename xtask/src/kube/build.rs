@@ -92,7 +92,7 @@ fn missing(pins: &'static [Pin], folder: &Path) -> Vec<&'static Pin> {
     pins.iter().filter(is_missing).collect()
 }
 
-fn find_go() -> anyhow::Result<()> {
+pub(super) fn find_go() -> anyhow::Result<()> {
     let found = Command::new("go")
         .arg("version")
         .stdin(Stdio::null())
@@ -106,7 +106,7 @@ fn find_go() -> anyhow::Result<()> {
 }
 
 /// One build at a time; the second finds everything done. Released when dropped, and by the kernel if we die.
-fn lock(folder: &Path) -> anyhow::Result<File> {
+pub(super) fn lock(folder: &Path) -> anyhow::Result<File> {
     let lock = File::create(folder.join("lock"))?;
     if lock.try_lock().is_err() {
         eprintln!("Another build of the same programs is under way; waiting for it …");

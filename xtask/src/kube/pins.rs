@@ -79,7 +79,7 @@ impl Pin {
     }
 }
 
-fn version_in(go_mod: &str, module: &str) -> Option<String> {
+pub(super) fn version_in(go_mod: &str, module: &str) -> Option<String> {
     go_mod.lines().find_map(|line| {
         let line = line.trim().trim_start_matches("require ");
         let version = line.strip_prefix(module)?.strip_prefix(' ')?;

@@ -16,6 +16,8 @@ pub(super) enum Wait {
     Head,
     /// The next request.
     Idle,
+    /// The request that may be the last one, while the process drains.
+    Last,
     /// More of a body.
     Body,
     /// That the client takes what is written to it: h2, which has windows.

@@ -132,7 +132,7 @@ impl GateHandle {
         }
     }
 
-    /// Closes after the current response; an idle connection closes at once, unless a request has arrived already. HTTP/1 only: the service adds `Connection: close` to
+    /// Closes after the current response; an idle connection after its next one, if that comes soon. HTTP/1 only: the service adds `Connection: close` to
     /// the current response by itself. For h2, hyper's `graceful_shutdown` says GOAWAY and does all.
     pub fn begin_drain(&self) {
         self.shared.draining.set(true);

@@ -570,13 +570,25 @@ fn h2c_is_never_an_upgrade() {
 }
 
 #[test]
-fn draining_closes_an_idle_connection_at_once_and_a_busy_one_after_its_answer() {
+fn draining_closes_a_busy_connection_after_its_answer_and_an_idle_one_after_a_request_that_was_under_way() {
     run(async {
-        let mut served = serve(patient(), 1 << 16);
-        served.client.write_all(GOOD.as_bytes()).await.unwrap();
-        read_until(&mut served.client, "good").await;
-        served.handle.begin_drain();
-        assert_eq!(rest(&mut served.client).await, "");
+        for late in ["", GOOD] {
+            let mut served = serve(patient(), 1 << 16);
+            served.client.write_all(GOOD.as_bytes()).await.unwrap();
+            read_until(&mut served.client, "good").await;
+            let start = tokio::time::Instant::now();
+            served.handle.begin_drain();
+            tokio::time::sleep(Duration::from_millis(900)).await;
+            served.client.write_all(late.as_bytes()).await.unwrap();
+            let answered = if late.is_empty() {
+                String::new()
+            } else {
+                ok("good")
+            };
+            assert_eq!(rest(&mut served.client).await, answered);
+            // This service does not say that it was the last request, so the next one is waited for again.
+            assert!(start.elapsed() < Duration::from_secs(2));
+        }
 
         let mut served = serve(patient(), 1 << 16);
         served

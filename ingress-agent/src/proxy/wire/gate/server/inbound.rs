@@ -31,8 +31,9 @@ const LARGEST_BODY_READ: usize = 128 * 1024;
 /// What a client may send ahead while its request is under way; beyond that the kernel holds it.
 const READ_AHEAD: usize = 16 * 1024;
 const CONTINUE: &[u8] = b"HTTP/1.1 100 Continue\r\n\r\n";
-/// How long the end of the process waits for the first request of a connection.
-const FIRST_REQUEST_WHILE_DRAINING: Duration = Duration::from_secs(1);
+/// How long the end of the process waits for a request on a connection that has none under way. One may be on its way to us, and who closes then
+/// lets it fail; its answer can say that it was the last (RFC 9112, 9.6).
+const LAST_REQUEST: Duration = Duration::from_secs(1);
 
 pub(super) struct Wire {
     pub(super) t: Transport<ClientStream>,
@@ -129,10 +130,6 @@ impl Wire {
                 }
                 Poll::Ready(Ok(_)) => new = true,
                 Poll::Ready(Err(error)) => return Poll::Ready(Err(error)),
-                // Only now: a request that has already arrived is answered.
-                Poll::Pending if self.is_idle() && self.t.shared.draining.get() => {
-                    return Poll::Ready(Ok(None));
-                }
                 Poll::Pending => {
                     self.let_buffers_go();
                     ready!(self.poll_head_wait(cx));
@@ -206,9 +203,8 @@ impl Wire {
         if !self.untouched() {
             self.t.clock.begin(Wait::Head, self.t.limits.head_wait);
         } else if self.t.shared.draining.get() {
-            // Of a new connection: its first request is probably on its way.
-            let wait = self.t.limits.head_wait.min(FIRST_REQUEST_WHILE_DRAINING);
-            self.t.clock.begin(Wait::Idle, wait);
+            let wait = self.t.limits.head_wait.min(LAST_REQUEST);
+            self.t.clock.begin(Wait::Last, wait);
         } else if self.answered {
             self.t.clock.begin(Wait::Idle, self.t.limits.idle_wait);
         }
@@ -224,11 +220,6 @@ impl Wire {
         if !self.untouched() {
             self.refuse_head(Refusal::bad("the request head ends early"));
         }
-    }
-
-    /// Between two requests.
-    fn is_idle(&self) -> bool {
-        self.untouched() && self.answered
     }
 
     fn untouched(&self) -> bool {
