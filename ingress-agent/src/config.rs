@@ -237,6 +237,8 @@ pub struct Kernel {
     #[serde(serialize_with = "units::as_text")]
     pub hand_over_timeout: Duration,
     pub reject: Reject,
+    /// Accounting by connection.
+    pub accounting: HookMode,
 }
 
 /// Early rejection of unmatched traffic.

@@ -3,6 +3,7 @@
 //! Every hook is optional by itself, and one that is off says why. Nothing is pinned: programs and maps live by the descriptors that this
 //! process holds, so whatever way it ends, the kernel takes them away with it (docs/decisions/0005). Knows sockets and addresses, no routes.
 
+pub mod account;
 mod capability;
 pub mod control;
 mod object;
@@ -14,6 +15,7 @@ use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
 use serde::{Deserialize, Serialize};
 
+use self::account::{AccountView, Accounting};
 use self::reject::{RejectView, Rejection};
 use self::steering::{AddressView, Steering};
 pub use self::trouble::{Cause, Hook, Step, Trouble};
@@ -24,6 +26,8 @@ pub struct Kernel {
     steering: Mutex<State>,
     /// Set once, when it is known whether packets are judged; or why not.
     rejection: OnceLock<Result<Arc<Rejection>, String>>,
+    /// The same of accounting.
+    accounting: OnceLock<Result<Arc<Accounting>, String>>,
 }
 
 /// One hook.
@@ -68,6 +72,9 @@ pub struct KernelView {
     /// Early rejection of unmatched traffic.
     #[serde(default)]
     pub rejection: Box<RejectView>,
+    /// Accounting by connection.
+    #[serde(default)]
+    pub accounting: Box<AccountView>,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -82,6 +89,7 @@ impl Kernel {
         Self {
             steering: Mutex::new(State::Off(why)),
             rejection: OnceLock::new(),
+            accounting: OnceLock::new(),
         }
     }
 
@@ -89,6 +97,7 @@ impl Kernel {
         Self {
             steering: Mutex::new(State::Prepared(Box::new(steering))),
             rejection: OnceLock::new(),
+            accounting: OnceLock::new(),
         }
     }
 
@@ -139,8 +148,26 @@ impl Kernel {
         let _ = self.rejection.set(rejection);
     }
 
+    /// What counts connections, or why nothing does.
+    pub fn set_accounting(&self, accounting: Result<Arc<Accounting>, String>) {
+        let _ = self.accounting.set(accounting);
+    }
+
+    /// Takes out of the kernel what no open connection needs; steering ends by [`Self::let_go`].
+    pub fn detach(&self) {
+        self.let_go("detached by `ingress-agent kernel detach`");
+        if let Some(Ok(accounting)) = self.accounting.get() {
+            accounting.detach();
+        }
+    }
+
     pub fn view(&self) -> KernelView {
         KernelView {
+            accounting: Box::new(match self.accounting.get() {
+                Some(Ok(accounting)) => accounting.view(),
+                Some(Err(why)) => AccountView::off(why),
+                None => AccountView::off("not started"),
+            }),
             rejection: Box::new(match self.rejection.get() {
                 Some(Ok(rejection)) => rejection.view(),
                 Some(Err(why)) => RejectView::off(why),
@@ -161,6 +188,7 @@ impl Kernel {
                 },
                 addresses: steering.addresses(),
                 rejection: Box::default(),
+                accounting: Box::default(),
             },
         }
     }
@@ -186,6 +214,7 @@ impl KernelView {
             steering: HookView { on: false, reason },
             addresses: Vec::new(),
             rejection: Box::default(),
+            accounting: Box::default(),
         }
     }
 }

@@ -24,4 +24,5 @@ pub mod name;
 pub mod path;
 pub mod reason;
 pub mod resource;
+pub mod slow;
 pub mod snapshot;

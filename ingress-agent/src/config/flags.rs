@@ -242,6 +242,16 @@ struct KernelFlags {
     #[arg(long, value_name = "DURATION", env = "INGRESS_AGENT_HAND_OVER_TIMEOUT", default_value = "1h", value_parser = units::duration)]
     hand_over_timeout: Duration,
 
+    /// Accounting by connection: round trips, retransmits, resets and delays by route and backend. auto (where it can be), on (or the start fails)
+    /// or off. Without it a part of the requests is sampled.
+    #[arg(
+        long,
+        value_name = "MODE",
+        env = "INGRESS_AGENT_KERNEL_ACCOUNTING",
+        default_value = "auto"
+    )]
+    kernel_accounting: HookMode,
+
     #[command(flatten)]
     reject: RejectFlags,
 }
@@ -422,6 +432,7 @@ impl KernelFlags {
             hand_over_overlap: self.hand_over_overlap,
             hand_over_timeout: self.hand_over_timeout,
             reject: self.reject.resolve(self.kernel),
+            accounting: self.kernel_accounting.under(self.kernel),
         }
     }
 }

@@ -13,12 +13,16 @@ use super::capability::{self, Capability};
 pub enum Hook {
     Steering,
     Reject,
+    Account,
+    /// Who reset a connection; a part of accounting that needs more.
+    Resets,
 }
 
 impl Hook {
     fn needs(self) -> &'static [Capability] {
         match self {
-            Self::Steering => &[Capability::NetAdmin, Capability::Bpf],
+            Self::Steering | Self::Account => &[Capability::NetAdmin, Capability::Bpf],
+            Self::Resets => &[Capability::Bpf, Capability::Perfmon],
             Self::Reject => &[Capability::NetAdmin, Capability::Bpf, Capability::Perfmon],
         }
     }
@@ -29,6 +33,10 @@ impl Hook {
             Self::Steering => (5, 9),
             // tcx
             Self::Reject => (6, 6),
+            // BPF links of control groups; socket storage for sock_ops came before
+            Self::Account => (5, 7),
+            // Socket storage for tracing programs
+            Self::Resets => (5, 11),
         }
     }
 
@@ -38,6 +46,10 @@ impl Hook {
                 "the agent binds its addresses itself, and two agents cannot hand over to each other"
             }
             Self::Reject => "unmatched traffic is answered by the agent itself",
+            Self::Account => {
+                "connections are looked at by sampling (TCP_INFO), which misses those that no request came from"
+            }
+            Self::Resets => "the rest of accounting goes on",
         }
     }
 }
@@ -47,6 +59,8 @@ impl fmt::Display for Hook {
         f.write_str(match self {
             Self::Steering => "socket steering (sk_lookup)",
             Self::Reject => "early rejection (tc, XDP)",
+            Self::Account => "accounting (sock_ops)",
+            Self::Resets => "seeing who resets (tcp_receive_reset)",
         })
     }
 }
