@@ -2,6 +2,7 @@
 //!
 //! Threads: source watch → publisher → (live state) ← workers, one a core; admin; access log writer. All are joined at the end.
 
+mod accounting;
 mod control;
 mod rejection;
 mod serving;
@@ -22,6 +23,7 @@ use tokio::signal::unix::{Signal, SignalKind, signal};
 use self::control::{Publication, Vital, spawn, start_publisher};
 use self::serving::Serving;
 use self::succession::{Estate, Succession};
+use crate::account::Accounts;
 use crate::admin::{self, AdminState};
 use crate::config::Config;
 use crate::drain::Drain;
@@ -48,6 +50,7 @@ pub struct Running {
     publication: Publication,
     admin_server: admin::Running,
     access_log: access_log::Writer,
+    accounts: Arc<Accounts>,
 }
 
 /// Binds every address, waits for the first state of the source, and serves.
@@ -77,6 +80,8 @@ pub fn start(config: Config) -> Result<Running> {
     );
     let (admin_server, admin_address) = serving::bind_admin(&config, &state)?;
 
+    let accounts = accounting::start(&config, &kernel, &sockets)?;
+    state.set_accounts(Arc::clone(&accounts));
     let rejection = rejection::start(&config, &http, &https)?;
     kernel.set_rejection(rejection.clone());
     let listeners: Vec<_> = http.iter().chain(&https).chain(&admin_address).copied().collect();
@@ -95,6 +100,7 @@ pub fn start(config: Config) -> Result<Running> {
             forwarded: false,
         },
         idle_budget: Arc::new(idle_budget(&config)),
+        accounts: Arc::clone(&accounts),
         series,
         drain: Arc::clone(&drain),
         connections: AtomicUsize::new(0),
@@ -142,6 +148,7 @@ pub fn start(config: Config) -> Result<Running> {
         publication,
         admin_server,
         access_log,
+        accounts,
     })
 }
 
@@ -164,6 +171,7 @@ impl Running {
         }
         self.kernel.let_go("the agent has ended");
         drop(self.succession);
+        self.accounts.stop();
         self.publication.stop();
         self.admin_server.stop();
         self.access_log.finish(Duration::from_secs(1));
@@ -247,6 +255,7 @@ fn announce(running: &Running) {
         https = list(&running.https),
         admin = list(running.admin.as_slice()),
         steering = running.kernel.view().steering.to_string(),
+        accounting = running.kernel.view().accounting.to_string(),
         "serving"
     );
     let named: Vec<_> = hosts.iter().take(NAMED_AT_START).cloned().collect();

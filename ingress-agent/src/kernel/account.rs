@@ -65,6 +65,15 @@ impl AccountView {
     }
 }
 
+impl std::fmt::Display for AccountView {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self.on {
+            true => f.write_str("on"),
+            false => write!(f, "off: {}", self.reason),
+        }
+    }
+}
+
 const PROGRAM: &str = "ingress_account";
 const RESETS: &str = "ingress_reset_seen";
 const RESETS_AT: &str = "tcp_receive_reset";

@@ -21,6 +21,7 @@ use super::bell::Bell;
 use super::serve;
 use super::upstream::{IdleBudget, Settings, Upstreams};
 use super::wire;
+use crate::account::{Accounts, Desk};
 use crate::config::Config;
 use crate::drain::{Drain, Watcher};
 use crate::live::Live;
@@ -39,6 +40,7 @@ pub struct Shared {
     pub limits: Arc<wire::Limits>,
     pub forwarding: Forwarding,
     pub idle_budget: Arc<IdleBudget>,
+    pub accounts: Arc<Accounts>,
     pub series: metrics::collect::SharedSeries,
     pub drain: Arc<Drain>,
     /// Open client connections of the whole process.
@@ -61,6 +63,7 @@ pub(crate) struct Worker {
     pub(crate) shared: Arc<Shared>,
     pub(crate) upstreams: Upstreams,
     pub(crate) shard: Rc<Shard>,
+    pub(crate) desk: Rc<Desk>,
     access_log: Rc<AccessLog>,
     /// Rings when the order to drain has come: cheaper to listen to than the order itself, on every poll of every connection.
     pub(crate) bell: Rc<Bell>,
@@ -88,14 +91,17 @@ async fn serve_all(equipment: Equipment) -> io::Result<()> {
         inbox,
     } = equipment;
     let upstream = &shared.config.upstream;
+    let desk = shared.accounts.desk();
     let settings = Settings {
         idle_timeout: upstream.idle_timeout,
+        desk: Some(Rc::clone(&desk)),
         ..Settings::default()
     };
     let worker = Rc::new(Worker {
         upstreams: Upstreams::new(settings, Arc::clone(&shared.idle_budget)),
         shard: Shard::new(Arc::clone(&shared.series)),
         shared,
+        desk,
         access_log: access_log.worker(),
         bell: Rc::default(),
         wall_clock: Cell::new((Instant::now(), SystemTime::now())),
@@ -107,6 +113,7 @@ async fn serve_all(equipment: Equipment) -> io::Result<()> {
     let upstreams = worker.upstreams.clone();
     spawn_local(inbox.serve(Rc::clone(&worker.shard), move || pool_numbers(&upstreams)));
     spawn_local(AccessLog::keep_flushing(Rc::downgrade(&worker.access_log)));
+    spawn_local(Desk::watch_lag(Rc::downgrade(&worker.desk)));
     let mut accepting = JoinSet::new();
     for (listener, socket) in sockets {
         socket.set_nonblocking(true)?;

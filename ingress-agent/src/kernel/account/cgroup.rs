@@ -20,7 +20,7 @@ fn folder(groups: &str, mounts: &str) -> Result<PathBuf, String> {
     let mounts = mounts.lines().filter_map(mount);
     let mut reason = "no cgroup v2 file system is mounted here".to_owned();
     for (root, point) in mounts {
-        match Path::new(group).strip_prefix(root) {
+        match Path::new(group).strip_prefix(&root) {
             Ok(below) => return Ok(Path::new(&point).join(below)),
             Err(_) => reason = format!("the group {group} is not below what is mounted at {point} ({root})"),
         }

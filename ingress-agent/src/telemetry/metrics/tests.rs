@@ -14,6 +14,7 @@ use super::collect::{Collected, SharedSeries, collect};
 use super::histogram::Histogram;
 use super::render::{Format, Process, render};
 use super::*;
+use crate::account::TcpTotals;
 use crate::admin::Published;
 use crate::kernel::steering::AddressView;
 use crate::kernel::{HookView, KernelView};
@@ -39,6 +40,7 @@ fn published() -> Published {
 
 fn steered() -> KernelView {
     KernelView {
+        accounting: Box::default(),
         rejection: Box::default(),
         steering: HookView {
             on: true,
@@ -78,6 +80,7 @@ fn page_of(format: Format, total: ShardSnapshot, published: &Published) -> Strin
         folded: 5,
         access_log: &Counts::default(),
         draining: false,
+        tcp: &TcpTotals::default(),
         source: None,
         kernel: &steered(),
     };
