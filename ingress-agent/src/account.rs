@@ -24,7 +24,7 @@ use crate::kernel::account::Accounting;
 
 pub(crate) use self::desk::listener_tag;
 pub use self::desk::{ClientLine, ClientTcp, Desk, EndpointLine, Finished, LineGuard};
-pub use self::report::{BackendFigures, Ends, NetworkFigures, RouteFigures, Totals, TcpTotals};
+pub use self::report::{BackendFigures, Ends, NetworkFigures, RouteFigures, TcpTotals, Totals};
 use self::samples::{Sample, Samples};
 
 /// Shared by the workers, the admin pages and the metrics.
@@ -174,7 +174,9 @@ impl Accounts {
 
 impl std::fmt::Debug for Accounts {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Accounts").field("kernel", &self.kernel).finish_non_exhaustive()
+        f.debug_struct("Accounts")
+            .field("kernel", &self.kernel)
+            .finish_non_exhaustive()
     }
 }
 
@@ -195,7 +197,10 @@ impl Book {
     fn reading(&self, sums: HashMap<SumKey, Sums>, lag: &Samples) -> Reading {
         Reading {
             sums,
-            samples: self.owners().map(|owner| (owner.number, owner.samples.read())).collect(),
+            samples: self
+                .owners()
+                .map(|owner| (owner.number, owner.samples.read()))
+                .collect(),
             lag: lag.read(),
         }
     }
@@ -205,7 +210,8 @@ impl Book {
         let [older, _] = &self.earlier;
         let of = |sums: &HashMap<SumKey, Sums>, number: u32| -> u64 {
             let own = sums.iter().filter(|(key, _)| key.owner == number);
-            own.map(|(_, sums)| sums.get(ingress_common::account::CONNECTIONS)).sum()
+            own.map(|(_, sums)| sums.get(ingress_common::account::CONNECTIONS))
+                .sum()
         };
         let full = self.routes.len() + self.endpoints.len() > MOST_OWNERS / 2;
         let keep = |owner: &Arc<Owner>| {
@@ -216,9 +222,15 @@ impl Book {
         };
         self.routes.retain(|_, owner| keep(owner));
         self.endpoints.retain(|_, owner| keep(owner));
-        let known: std::collections::HashSet<u32> =
-            self.owners().map(|owner| owner.number).chain([NOBODY, OTHERS]).collect();
-        sums.keys().filter(|key| !known.contains(&key.owner)).copied().collect()
+        let known: std::collections::HashSet<u32> = self
+            .owners()
+            .map(|owner| owner.number)
+            .chain([NOBODY, OTHERS])
+            .collect();
+        sums.keys()
+            .filter(|key| !known.contains(&key.owner))
+            .copied()
+            .collect()
     }
 }
 

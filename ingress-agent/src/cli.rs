@@ -92,7 +92,7 @@ Exit codes:
   2  the command line is wrong";
 
 const SLOW_EXAMPLES: &str = "\
-Looks at the last minute or two: one request in sixteen, and each that took 100 ms or more. The slowest routes come first.
+Looks at the last minute or two: of each connection the first request and one in sixteen, and each that took 100 ms or more. The slowest routes come first.
 
 Examples:
   ingress-agent slow

@@ -62,7 +62,10 @@ impl SumKey {
 
     #[inline(always)]
     pub const fn others(self) -> Self {
-        Self { owner: OTHERS, ..self }
+        Self {
+            owner: OTHERS,
+            ..self
+        }
     }
 }
 
@@ -311,7 +314,11 @@ mod tests {
             assert_eq!(how(good, OPEN, 0), End::Finished, "state {good}");
         }
         for late in [6, 9, 11] {
-            assert_eq!(how(late, RESET_LIFE, 3), End::Finished, "a reset after the end, in {late}");
+            assert_eq!(
+                how(late, RESET_LIFE, 3),
+                End::Finished,
+                "a reset after the end, in {late}"
+            );
         }
         for open in [ESTABLISHED, FIN_WAIT1, CLOSE_WAIT] {
             assert_eq!(how(open, OPEN, 0), End::Reset);

@@ -189,7 +189,12 @@ fn culprit(shares: &Verdict, requests: u64) -> Slow {
 
 /// Of something that happens to some requests only: what it is to each.
 fn share_of(times: &Times, requests: u64) -> Duration {
-    Duration::from_micros(times.micros.checked_div(requests.max(times.count())).unwrap_or_default())
+    Duration::from_micros(
+        times
+            .micros
+            .checked_div(requests.max(times.count()))
+            .unwrap_or_default(),
+    )
 }
 
 fn ratio(part: u64, whole: u64) -> f64 {
@@ -246,9 +251,18 @@ mod tests {
         lossy_pod.first_byte = times(150_000, 20);
         assert_eq!(verdict(&lossy_pod).slow, Slow::BackendNetwork);
         for busy in [
-            Evidence { own: times(80_000, 20), ..quick() },
-            Evidence { lag: times(80_000, 20), ..quick() },
-            Evidence { accept: times(80_000, 20), ..quick() },
+            Evidence {
+                own: times(80_000, 20),
+                ..quick()
+            },
+            Evidence {
+                lag: times(80_000, 20),
+                ..quick()
+            },
+            Evidence {
+                accept: times(80_000, 20),
+                ..quick()
+            },
         ] {
             assert_eq!(verdict(&busy).slow, Slow::Proxy);
         }

@@ -3,14 +3,13 @@
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::os::fd::AsRawFd;
-use std::process::Stdio;
 use std::time::Duration;
 
 use anyhow::Context;
 use ingress_agent::kernel::account::Accounting;
 use ingress_common::account::{
-    BACKEND, BYTES_IN, BYTES_OUT, CLIENT, CONNECTIONS, FAILED, NOBODY, RESET, RESET_BY_PEER, RTT, SETUP, SumKey,
-    Sums, Tag,
+    BACKEND, BYTES_IN, BYTES_OUT, CLIENT, CONNECTIONS, FAILED, NOBODY, RESET, RESET_BY_PEER, RTT, SETUP,
+    SumKey, Sums, Tag,
 };
 use ingress_tests::{AgentProcess, Echo, Request};
 use serde_json::Value;
@@ -45,7 +44,9 @@ fn endpoint(owner: u32) -> SumKey {
 /// Waits until so many connections have ended, and reads their sums.
 fn ended(accounting: &Accounting, key: SumKey, connections: u64) -> anyhow::Result<Sums> {
     let read = || accounting.sums().remove(&key).unwrap_or_default();
-    wait(&format!("{connections} connections"), || Ok(read().get(CONNECTIONS) >= connections))?;
+    wait(&format!("{connections} connections"), || {
+        Ok(read().get(CONNECTIONS) >= connections)
+    })?;
     Ok(read())
 }
 
@@ -98,12 +99,23 @@ fn every_tagged_connection_counts_once_with_its_end_also_when_nobody_accepts_it(
         let ours = ended(&accounting, endpoint(7), 1)?;
         let theirs = ended(&accounting, CLIENTS, 1)?;
         for (sums, received, sent) in [(ours, 40, 100), (theirs, 100, 40)] {
-            assert!((received..=received + 2).contains(&sums.get(BYTES_IN)), "{sums:?}");
+            assert!(
+                (received..=received + 2).contains(&sums.get(BYTES_IN)),
+                "{sums:?}"
+            );
             assert!((sent..=sent + 2).contains(&sums.get(BYTES_OUT)), "{sums:?}");
             assert_eq!(sums.histogram(RTT).iter().sum::<u64>(), 1, "{sums:?}");
-            assert_eq!([FAILED, RESET, RESET_BY_PEER].map(|end| sums.get(end)), [0; 3], "{sums:?}");
+            assert_eq!(
+                [FAILED, RESET, RESET_BY_PEER].map(|end| sums.get(end)),
+                [0; 3],
+                "{sums:?}"
+            );
         }
-        assert_eq!(ours.histogram(SETUP).iter().sum::<u64>(), 1, "from SYN to established");
+        assert_eq!(
+            ours.histogram(SETUP).iter().sum::<u64>(),
+            1,
+            "from SYN to established"
+        );
 
         // Reset in the queue: nobody accepts it.
         let stream = TcpStream::connect(address)?;
@@ -130,7 +142,11 @@ fn every_tagged_connection_counts_once_with_its_end_also_when_nobody_accepts_it(
         assert_eq!(ended(&accounting, endpoint(9), 1)?.get(FAILED), 1);
         Ok(())
     })?;
-    let others = accounting.sums().keys().filter(|key| ![0, 7, 8, 9].contains(&key.owner)).count();
+    let others = accounting
+        .sums()
+        .keys()
+        .filter(|key| ![0, 7, 8, 9].contains(&key.owner))
+        .count();
     assert_eq!(others, 0, "sockets without a tag do not count");
     Ok(())
 }
@@ -171,9 +187,15 @@ fn requests(site: &Site, count: usize, target: &str) -> Done {
 fn token_bucket(namespace: &Namespace, device: &str, rate: &str, limit: &str) -> Done {
     let output = namespace
         .command()
-        .args(["tc", "qdisc", "add", "dev", device, "root", "tbf", "rate", rate, "burst", "1600", "limit", limit])
+        .args([
+            "tc", "qdisc", "add", "dev", device, "root", "tbf", "rate", rate, "burst", "1600", "limit", limit,
+        ])
         .output()?;
-    anyhow::ensure!(output.status.success(), "tc: {}", String::from_utf8_lossy(&output.stderr));
+    anyhow::ensure!(
+        output.status.success(),
+        "tc: {}",
+        String::from_utf8_lossy(&output.stderr)
+    );
     Ok(())
 }
 
@@ -188,14 +210,22 @@ fn a_slow_network_of_the_clients_is_told_from_a_slow_pod() -> Done {
     let route = slow(&site, &agent)?;
     assert_eq!(route["slow"], "client", "{route:#}");
     assert!(route["client"]["retransmits"].as_u64() > Some(0), "{route:#}");
-    assert!(route["pod_ms"].as_f64() < route["client_ms"].as_f64(), "{route:#}");
+    assert!(
+        route["pod_ms"].as_f64() < route["client_ms"].as_f64(),
+        "{route:#}"
+    );
     Ok(())
 }
 
 #[test]
 fn a_slow_pod_is_told_from_the_networks() -> Done {
-    let Some(mut site) = Site::new()? else { return Ok(()) };
-    site.backend = site.net.node.run(|| Echo::start_slow("web", Duration::from_millis(150)))?;
+    let Some(mut site) = Site::new()? else {
+        return Ok(());
+    };
+    site.backend = site
+        .net
+        .node
+        .run(|| Echo::start_slow("web", Duration::from_millis(150)))?;
     site.manifests.service("web", &[site.backend.address()])?;
     let agent = site.start(&ON)?;
     requests(&site, 6, "/")?;
@@ -207,36 +237,40 @@ fn a_slow_pod_is_told_from_the_networks() -> Done {
 
 /// A namespace for a pod, and the node's way to it.
 fn pod(site: &Site) -> anyhow::Result<Option<Namespace>> {
-    let Some(net) = crate::namespace::cable()? else { return Ok(None) };
+    let Some(net) = crate::namespace::cable()? else {
+        return Ok(None);
+    };
     let pod = net.client;
-    // `ip` finds a namespace without a name by a process in it.
-    let mut inside = pod.command().args(["sleep", "60"]).stdin(Stdio::null()).spawn()?;
-    let pid = inside.id();
-    let linked = site.net.node.ip(&[
-        format!("link add pod0 type veth peer name eth0 netns {pid}"),
+    site.net.node.ip(&[
+        format!("link add pod0 type veth peer name eth0 netns {}", pod.path()),
         "addr add 10.78.0.1/24 dev pod0".to_owned(),
         "link set pod0 up".to_owned(),
-    ]);
-    inside.kill()?;
-    inside.wait()?;
-    linked?;
-    pod.ip(&["addr add 10.78.0.2/24 dev eth0".to_owned(), "link set eth0 up".to_owned()])?;
+    ])?;
+    pod.ip(&[
+        "addr add 10.78.0.2/24 dev eth0".to_owned(),
+        "link set eth0 up".to_owned(),
+    ])?;
     Ok(Some(pod))
 }
 
 #[test]
 fn a_slow_network_to_the_pod_is_told_from_a_slow_pod() -> Done {
-    let Some(mut site) = Site::new()? else { return Ok(()) };
+    let Some(mut site) = Site::new()? else {
+        return Ok(());
+    };
     let Some(pod) = pod(&site)? else { return Ok(()) };
     site.backend = pod.run(|| Echo::start_on("web", "10.78.0.2:0".parse()?))?;
     site.manifests.service("web", &[site.backend.address()])?;
     token_bucket(&site.net.node, "pod0", "24kbit", "60000")?;
     // A connection for each request: none that is open already hides the way.
-    let agent = site.start(&[&ON[..], &["--upstream-idle-timeout", "0s"]].concat())?;
+    let agent = site.start(&[&ON[..], &["--upstream-idle-timeout", "1ms"]].concat())?;
     requests(&site, 20, "/")?;
     let route = slow(&site, &agent)?;
     assert_eq!(route["slow"], "backend_network", "{route:#}");
-    assert!(route["backends"][0]["rtt_ms"].as_f64() > route["client"]["rtt_ms"].as_f64(), "{route:#}");
+    assert!(
+        route["backends"][0]["rtt_ms"].as_f64() > route["client"]["rtt_ms"].as_f64(),
+        "{route:#}"
+    );
     Ok(())
 }
 
@@ -246,18 +280,30 @@ fn connections_are_counted_by_ingress_and_by_service_and_strangers_are_not() -> 
     let agent = site.start(&ON)?;
     requests(&site, 5, "/")?;
     let counted = "ingress_agent_tcp_client_connections_total{namespace=\"default\",ingress=\"web\",end=\"finished\"} 5";
-    wait("five connections of the Ingress", || Ok(page(&site, &agent, "/metrics")?.contains(counted)))?;
+    wait("five connections of the Ingress", || {
+        Ok(page(&site, &agent, "/metrics")?.contains(counted))
+    })?;
     // One without a request; it is no Ingress's.
-    site.net.client.run(|| Ok(drop(TcpStream::connect((NODE, 80))?)))?;
-    let nobodys = "ingress_agent_tcp_client_connections_total{namespace=\"_none\",ingress=\"_none\",end=\"finished\"}";
+    site.net
+        .client
+        .run(|| Ok(drop(TcpStream::connect((NODE, 80))?)))?;
+    let nobodys =
+        "ingress_agent_tcp_client_connections_total{namespace=\"_none\",ingress=\"_none\",end=\"finished\"}";
     wait("one of nobody", || {
         let page = page(&site, &agent, "/metrics")?;
-        Ok(page.lines().any(|line| line.starts_with(nobodys) && !line.ends_with(" 0")))
+        Ok(page
+            .lines()
+            .any(|line| line.starts_with(nobodys) && !line.ends_with(" 0")))
     })?;
     let before = page(&site, &agent, "/metrics")?;
-    assert!(before.contains("ingress_agent_kernel_hook{hook=\"accounting\"} 1"), "{before}");
     assert!(
-        before.contains("ingress_agent_tcp_client_accept_delay_seconds_count{namespace=\"default\",ingress=\"web\"} 5"),
+        before.contains("ingress_agent_kernel_hook{hook=\"accounting\"} 1"),
+        "{before}"
+    );
+    assert!(
+        before.contains(
+            "ingress_agent_tcp_client_accept_delay_seconds_count{namespace=\"default\",ingress=\"web\"} 5"
+        ),
         "{before}"
     );
     // The backend closes what it was asked on; connections of this test itself have no tag.
@@ -265,7 +311,9 @@ fn connections_are_counted_by_ingress_and_by_service_and_strangers_are_not() -> 
     let by_service = "ingress_agent_tcp_backend_connections_total{namespace=\"default\",service=\"web\",end=";
     wait("a connection of the Service", || {
         let page = page_of(&site.net.node, &agent)?;
-        Ok(page.lines().any(|line| line.starts_with(by_service) && !line.ends_with(" 0")))
+        Ok(page
+            .lines()
+            .any(|line| line.starts_with(by_service) && !line.ends_with(" 0")))
     })
 }
 
@@ -280,12 +328,20 @@ const NONE: [&str; 2] = ["setpriv", "--bounding-set=-all"];
 
 #[test]
 fn where_the_kernel_does_not_count_requests_are_sampled_and_it_says_so() -> Done {
-    let Some(mut site) = Site::new()? else { return Ok(()) };
-    site.backend = site.net.node.run(|| Echo::start_slow("web", Duration::from_millis(150)))?;
+    let Some(mut site) = Site::new()? else {
+        return Ok(());
+    };
+    site.backend = site
+        .net
+        .node
+        .run(|| Echo::start_slow("web", Duration::from_millis(150)))?;
     site.manifests.service("web", &[site.backend.address()])?;
     let agent = AgentProcess::watch(&mut site.command(&NONE, &["--http", &format!("{NODE}:8080")]))?;
     let kernel = page(&site, &agent, "/kernel")?;
-    assert!(kernel.contains("accounting (sock_ops) is not possible") && kernel.contains("TCP_INFO"), "{kernel}");
+    assert!(
+        kernel.contains("accounting (sock_ops) is not possible") && kernel.contains("TCP_INFO"),
+        "{kernel}"
+    );
     let address = agent.http;
     site.net.client.run(|| {
         for _ in 0..5 {
@@ -295,10 +351,19 @@ fn where_the_kernel_does_not_count_requests_are_sampled_and_it_says_so() -> Done
     })?;
     assert_eq!(slow(&site, &agent)?["slow"], "pod");
     let metrics = page(&site, &agent, "/metrics")?;
-    assert!(metrics.contains("ingress_agent_tcp_client_sampled_rtt_seconds_count"), "{metrics}");
-    assert!(!metrics.contains("ingress_agent_tcp_client_connections_total"), "{metrics}");
+    assert!(
+        metrics.contains("ingress_agent_tcp_client_sampled_rtt_seconds_count"),
+        "{metrics}"
+    );
+    assert!(
+        !metrics.contains("ingress_agent_tcp_client_connections_total"),
+        "{metrics}"
+    );
     let said = site.refused(&NONE, &["--http", ":8081", "--kernel-accounting", "on"])?;
-    assert!(said.contains("--kernel-accounting is on") && said.contains("CAP_BPF"), "{said}");
+    assert!(
+        said.contains("--kernel-accounting is on") && said.contains("CAP_BPF"),
+        "{said}"
+    );
     Ok(())
 }
 

@@ -28,12 +28,11 @@ pub struct Desk {
     /// By the route's place in memory, which a weak reference keeps anybody else from having.
     routes: RefCell<HashMap<usize, (Weak<Route>, Arc<Owner>), RandomState>>,
     endpoints: RefCell<HashMap<SocketAddr, Arc<Owner>, RandomState>>,
-    turn: Cell<u32>,
 }
 
 /// Entries that a worker remembers before it starts anew: what is not used any more goes with that.
 const REMEMBERED: usize = 1024;
-/// Of this many requests one is looked at, and each that is slow.
+/// Of this many requests of a connection one is looked at, and each that is slow.
 const ONE_OF: u32 = 16;
 /// From here on a request is slow enough to be looked at in any case.
 const SLOW: Duration = Duration::from_millis(100);
@@ -48,7 +47,6 @@ impl Desk {
             accounts,
             routes: RefCell::default(),
             endpoints: RefCell::default(),
-            turn: Cell::new(0),
         })
     }
 
@@ -60,6 +58,7 @@ impl Desk {
             listener,
             accepted: self.kernel().map_or(0, |_| monotonic()),
             route: RefCell::default(),
+            requests: Turns::default(),
             seen: Cell::default(),
         })
     }
@@ -88,7 +87,7 @@ impl Desk {
     pub fn endpoint(&self, address: SocketAddr) -> EndpointLine {
         EndpointLine {
             owner: self.owner_of(address),
-            uses: Cell::new(0),
+            uses: Turns::default(),
             seen: Cell::default(),
         }
     }
@@ -109,18 +108,14 @@ impl Desk {
         self.accounts.kernel()
     }
 
-    /// Whether it is this one's turn.
-    fn is_looked_at(&self) -> bool {
-        self.turn.set(self.turn.get().wrapping_add(1));
-        self.turn.get().is_multiple_of(ONE_OF)
-    }
-
     fn owner_of(&self, address: SocketAddr) -> Arc<Owner> {
         let mut known = self.endpoints.borrow_mut();
         if known.len() > REMEMBERED {
             known.clear();
         }
-        let owner = known.entry(address).or_insert_with(|| self.accounts.endpoint(address));
+        let owner = known
+            .entry(address)
+            .or_insert_with(|| self.accounts.endpoint(address));
         Arc::clone(owner)
     }
 
@@ -150,6 +145,7 @@ pub struct ClientLine {
     listener: Listener,
     accepted: u64,
     route: RefCell<Option<Belongs>>,
+    requests: Turns,
     seen: Cell<Seen>,
 }
 
@@ -165,6 +161,18 @@ struct Seen {
     segments: u32,
     retransmits: u32,
     window_limited: u64,
+}
+
+/// When a connection is looked at: the first times more often, since many have no more.
+#[derive(Default)]
+struct Turns(Cell<u32>);
+
+impl Turns {
+    fn is_due(&self) -> bool {
+        let turn = self.0.get().wrapping_add(1);
+        self.0.set(turn);
+        turn.is_multiple_of(ONE_OF) || (turn < ONE_OF && turn.is_power_of_two())
+    }
 }
 
 /// A request at its end.
@@ -205,7 +213,9 @@ impl ClientLine {
             }
         }
         let owner = self.desk.owner_of_route(route);
-        let is_same = belongs.as_ref().is_some_and(|belongs| belongs.owner.number == owner.number);
+        let is_same = belongs
+            .as_ref()
+            .is_some_and(|belongs| belongs.owner.number == owner.number);
         if let (false, Some(kernel), Some(socket)) = (is_same, self.desk.kernel(), self.socket.get()) {
             kernel.tag(socket, &self.tag(owner.number));
         }
@@ -228,7 +238,8 @@ impl ClientLine {
 
     /// A request of this route has ended; `None` where it was not looked at.
     pub fn finished(&self, route: &Arc<Route>, request: &Finished) -> Option<ClientTcp> {
-        if request.duration < SLOW && !self.desk.is_looked_at() {
+        let is_due = self.requests.is_due();
+        if request.duration < SLOW && !is_due {
             return None;
         }
         let owner = self.desk.owner_of_route(route);
@@ -283,17 +294,14 @@ impl Drop for LineGuard {
 /// A kept connection to an endpoint.
 pub struct EndpointLine {
     owner: Arc<Owner>,
-    uses: Cell<u32>,
+    uses: Turns,
     seen: Cell<Seen>,
 }
 
 impl EndpointLine {
-    /// An exchange is over. The first ones are looked at more often: many connections have no more.
+    /// An exchange is over.
     pub fn used(&self, socket: RawFd) {
-        let uses = self.uses.get().wrapping_add(1);
-        self.uses.set(uses);
-        let is_early = uses < ONE_OF && uses.is_power_of_two();
-        if !is_early && !uses.is_multiple_of(ONE_OF) {
+        if !self.uses.is_due() {
             return;
         }
         if let Some(info) = tcp_info(socket) {

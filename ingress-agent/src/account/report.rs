@@ -136,7 +136,10 @@ impl Accounts {
             lag: now.lag.since(&earlier.lag),
             counted,
         };
-        snapshot.routes().filter_map(|route| recent.route(route)).collect()
+        snapshot
+            .routes()
+            .filter_map(|route| recent.route(route))
+            .collect()
     }
 
     /// Everything since the start.
@@ -216,7 +219,10 @@ impl Recent<'_> {
             most_first_byte_ms: own.sample.first_byte.most().map(millis),
             connect_ms: own.sample.connect.mean().map(millis),
             client: self.network(&own),
-            backends: backends.iter().map(|(service, totals)| self.backend(service, totals)).collect(),
+            backends: backends
+                .iter()
+                .map(|(service, totals)| self.backend(service, totals))
+                .collect(),
         })
     }
 
@@ -266,7 +272,9 @@ impl Book {
     /// Adds what is new to the ledger.
     fn settle(&mut self, now: Reading, snapshot: &Snapshot, live: &LiveSeries) {
         self.ledger.place(snapshot);
-        self.ledger.belongs.retain(|address, _| self.endpoints.contains_key(address));
+        self.ledger
+            .belongs
+            .retain(|address, _| self.endpoints.contains_key(address));
         let mut new = now.since(&self.ledger.told);
         self.ledger.told = now;
         for (name, owner) in &self.routes {
@@ -319,7 +327,10 @@ impl Ledger {
         let services = self.belongs.get(address).cloned().unwrap_or_default();
         let mut told = false;
         for service in services.iter().filter(|service| live.has_service(service)) {
-            self.services.entry(Arc::clone(service)).or_default().merge(totals);
+            self.services
+                .entry(Arc::clone(service))
+                .or_default()
+                .merge(totals);
             told = true;
         }
         if !told {
@@ -330,7 +341,9 @@ impl Ledger {
     fn totals(&self, counted: bool) -> TcpTotals {
         let named = |all: &HashMap<Arc<ObjectRef>, Totals, RandomState>| -> BTreeMap<_, _> {
             let name = |object: &ObjectRef| (object.namespace.to_string(), object.name.to_string());
-            all.iter().map(|(object, totals)| (name(object), *totals)).collect()
+            all.iter()
+                .map(|(object, totals)| (name(object), *totals))
+                .collect()
         };
         let special = |name: &str| (name.to_owned(), name.to_owned());
         let [others_client, others_backend] = self.others;

@@ -24,7 +24,8 @@ fn a_number_is_given_once_and_there_is_an_end_to_them() {
 fn sums_of_nobody_are_let_go_and_an_owner_that_is_in_use_stays() {
     let mut book = Book::default();
     let held = book.admit();
-    book.endpoints.insert("10.0.0.1:80".parse().unwrap(), Arc::clone(&held));
+    book.endpoints
+        .insert("10.0.0.1:80".parse().unwrap(), Arc::clone(&held));
     let key = |owner| SumKey {
         side: BACKEND,
         listener: 0,

@@ -16,7 +16,12 @@ pub(super) struct SlowFlags {
     /// Only routes of this host, and of this path: HOST or HOST/PATH, as the Ingress has them. [default: all]
     route: Option<String>,
     /// The --admin address of the agent.
-    #[arg(long, value_name = "ADDR", env = "INGRESS_AGENT_ADMIN", default_value = "127.0.0.1:9090")]
+    #[arg(
+        long,
+        value_name = "ADDR",
+        env = "INGRESS_AGENT_ADMIN",
+        default_value = "127.0.0.1:9090"
+    )]
     admin: SocketAddr,
     /// The --admin-socket of the agent, in place of its address.
     #[arg(long, value_name = "FILE", env = "INGRESS_AGENT_ADMIN_SOCKET")]
@@ -40,7 +45,12 @@ pub(super) fn slow(flags: &SlowFlags, out: &mut dyn Write) -> Exit {
         Ok(routes) => routes,
         Err(error) => return complain(&format!("{at}: {error}"), Exit::Failed),
     };
-    routes.retain(|route| flags.route.as_deref().is_none_or(|wanted| is_wanted(wanted, route)));
+    routes.retain(|route| {
+        flags
+            .route
+            .as_deref()
+            .is_none_or(|wanted| is_wanted(wanted, route))
+    });
     // The worst first.
     routes.sort_by(|a, b| all(b).total_cmp(&all(a)));
     match flags.output {
@@ -101,7 +111,9 @@ fn write_route(text: &mut String, route: &RouteFigures) -> std::fmt::Result {
 }
 
 fn write_network(text: &mut String, name: &str, network: &NetworkFigures) -> std::fmt::Result {
-    let rtt = network.rtt_ms.map_or_else(|| "unknown".to_owned(), |rtt| format!("{rtt} ms"));
+    let rtt = network
+        .rtt_ms
+        .map_or_else(|| "unknown".to_owned(), |rtt| format!("{rtt} ms"));
     write!(
         text,
         "  {name}: round trip {rtt}, {} of {} segments sent again, window full {} ms",

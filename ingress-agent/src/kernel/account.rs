@@ -125,13 +125,26 @@ impl Accounting {
 
     /// Takes the programs out of the kernel; what was counted stays readable.
     pub fn detach(&self) {
-        drop(self.programs.lock().unwrap_or_else(PoisonError::into_inner).take());
+        drop(
+            self.programs
+                .lock()
+                .unwrap_or_else(PoisonError::into_inner)
+                .take(),
+        );
     }
 
     pub fn view(&self) -> AccountView {
-        let on = self.programs.lock().unwrap_or_else(PoisonError::into_inner).is_some();
+        let on = self
+            .programs
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .is_some();
         let sums = self.sums.lock().unwrap_or_else(PoisonError::into_inner);
-        let reason = if on { "" } else { "detached by `ingress-agent kernel detach`" };
+        let reason = if on {
+            ""
+        } else {
+            "detached by `ingress-agent kernel detach`"
+        };
         AccountView {
             on,
             reason: reason.to_owned(),
@@ -158,7 +171,8 @@ impl std::fmt::Debug for Accounting {
 }
 
 fn attach(ebpf: &mut Ebpf, cgroup: &Path) -> Result<(), Trouble> {
-    let trouble = |step, error: &(dyn std::error::Error + 'static)| Trouble::from_aya(Hook::Account, step, error);
+    let trouble =
+        |step, error: &(dyn std::error::Error + 'static)| Trouble::from_aya(Hook::Account, step, error);
     let folder = File::open(cgroup).map_err(|error| trouble(Step::Attach, &error))?;
     let program: &mut SockOps = ebpf
         .program_mut(PROGRAM)
@@ -174,7 +188,8 @@ fn attach(ebpf: &mut Ebpf, cgroup: &Path) -> Result<(), Trouble> {
 
 /// Needs the kernel's own type information and CAP_PERFMON; accounting goes on without.
 fn watch_resets(ebpf: &mut Ebpf) -> Result<(), Trouble> {
-    let trouble = |step, error: &(dyn std::error::Error + 'static)| Trouble::from_aya(Hook::Resets, step, error);
+    let trouble =
+        |step, error: &(dyn std::error::Error + 'static)| Trouble::from_aya(Hook::Resets, step, error);
     let btf = Btf::from_sys_fs().map_err(|error| trouble(Step::Load, &error))?;
     let program: &mut BtfTracePoint = ebpf
         .program_mut(RESETS)
@@ -188,7 +203,11 @@ fn watch_resets(ebpf: &mut Ebpf) -> Result<(), Trouble> {
 }
 
 fn missing(program: &str) -> Trouble {
-    Trouble::unfit(Hook::Account, Step::Load, format!("the object has no program {program}"))
+    Trouble::unfit(
+        Hook::Account,
+        Step::Load,
+        format!("the object has no program {program}"),
+    )
 }
 
 fn tags(ebpf: &mut Ebpf) -> Result<MapData, Trouble> {
@@ -202,9 +221,12 @@ fn tags(ebpf: &mut Ebpf) -> Result<MapData, Trouble> {
     }
 }
 
-fn take<M: TryFrom<Map, Error: std::error::Error + 'static>>(ebpf: &mut Ebpf, name: &str) -> Result<M, Trouble> {
-    let map = ebpf.take_map(name).ok_or_else(|| {
-        Trouble::unfit(Hook::Account, Step::Maps, format!("the object has no map {name}"))
-    })?;
+fn take<M: TryFrom<Map, Error: std::error::Error + 'static>>(
+    ebpf: &mut Ebpf,
+    name: &str,
+) -> Result<M, Trouble> {
+    let map = ebpf
+        .take_map(name)
+        .ok_or_else(|| Trouble::unfit(Hook::Account, Step::Maps, format!("the object has no map {name}")))?;
     M::try_from(map).map_err(|error| Trouble::from_aya(Hook::Account, Step::Maps, &error))
 }

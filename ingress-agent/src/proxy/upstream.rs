@@ -230,7 +230,11 @@ impl Shared {
             transport,
             timer: timer::Timer::default(),
             key: self.key(call),
-            line: self.settings.desk.as_ref().map(|desk| desk.endpoint(call.address)),
+            line: self
+                .settings
+                .desk
+                .as_ref()
+                .map(|desk| desk.endpoint(call.address)),
             single_use: call.proxy_header.is_some(),
             open: self.pool.opened(),
         }

@@ -52,7 +52,8 @@ mod tests {
 
     #[test]
     fn the_own_group_is_found_in_every_usual_hierarchy() {
-        let found = |groups: &str, mounts: &str| folder(groups, mounts).map(|path| path.display().to_string());
+        let found =
+            |groups: &str, mounts: &str| folder(groups, mounts).map(|path| path.display().to_string());
         let unified = "29 23 0:26 / /sys/fs/cgroup rw,nosuid - cgroup2 cgroup2 rw,nsdelegate\n";
         let hybrid = "30 23 0:27 / /sys/fs/cgroup/cpu rw - cgroup cgroup rw,cpu\n31 23 0:28 / /sys/fs/cgroup/unified rw shared:9 - cgroup2 cgroup2 rw\n";
         let pod = "0::/kubepods/pod1/c1\n";

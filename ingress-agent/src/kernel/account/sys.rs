@@ -125,7 +125,10 @@ mod tests {
         }
         let info = tcp_info(client.as_raw_fd()).unwrap();
         assert!(info.rtt > 0 && info.rtt < 10_000_000, "{info:?}");
-        assert!(info.least_rtt <= info.rtt * 2 && info.segments_out >= 5, "{info:?}");
+        assert!(
+            info.least_rtt <= info.rtt * 2 && info.segments_out >= 5,
+            "{info:?}"
+        );
         assert_eq!(tcp_info(-1), None);
         assert_eq!(tcp_info(0), None, "standard input is no socket");
     }

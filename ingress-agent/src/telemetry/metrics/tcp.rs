@@ -24,13 +24,19 @@ pub(super) fn render(page: &mut Page, totals: &TcpTotals) {
         Side {
             name: "client",
             label: "ingress",
-            setup: ("accept_delay", "Time from a client's handshake to the moment the agent accepted it."),
+            setup: (
+                "accept_delay",
+                "Time from a client's handshake to the moment the agent accepted it.",
+            ),
             all: &totals.client,
         },
         Side {
             name: "backend",
             label: "service",
-            setup: ("connect_delay", "Time from SYN to an established connection with an endpoint."),
+            setup: (
+                "connect_delay",
+                "Time from SYN to an established connection with an endpoint.",
+            ),
             all: &totals.backend,
         },
     ];
@@ -46,17 +52,33 @@ impl Side<'_> {
     /// Connections that have ended, as the kernel counted them.
     fn counted(&self, page: &mut Page) {
         self.ends(page);
-        self.directions(page, "bytes", "Bytes of connections that have ended.", (BYTES_IN, BYTES_OUT));
+        self.directions(
+            page,
+            "bytes",
+            "Bytes of connections that have ended.",
+            (BYTES_IN, BYTES_OUT),
+        );
         let segments = "Segments of connections that have ended.";
         self.directions(page, "segments", segments, (SEGMENTS_IN, SEGMENTS_OUT));
-        self.counter(page, "retransmits", "Segments sent again, of connections that have ended.", |totals| {
-            totals.sums.get(RETRANSMITS).to_string()
-        });
-        self.counter(page, "connected_seconds", "Time that connections lasted, once ended.", |totals| {
-            seconds(totals.sums.get(LASTED))
-        });
+        self.counter(
+            page,
+            "retransmits",
+            "Segments sent again, of connections that have ended.",
+            |totals| totals.sums.get(RETRANSMITS).to_string(),
+        );
+        self.counter(
+            page,
+            "connected_seconds",
+            "Time that connections lasted, once ended.",
+            |totals| seconds(totals.sums.get(LASTED)),
+        );
         let (setup, help) = self.setup;
-        self.histogram(page, "rtt", "Smoothed round trip of a connection at its end.", RTT);
+        self.histogram(
+            page,
+            "rtt",
+            "Smoothed round trip of a connection at its end.",
+            RTT,
+        );
         self.histogram(page, "least_rtt", "Least round trip of a connection.", LEAST_RTT);
         self.histogram(page, setup, help, SETUP);
     }
@@ -64,16 +86,26 @@ impl Side<'_> {
     /// What TCP_INFO said of open connections.
     fn sampled(&self, page: &mut Page) {
         let name = self.metric("sampled_rtt_seconds");
-        page.family(&name, "histogram", "Smoothed round trip, sampled at the end of requests.");
+        page.family(
+            &name,
+            "histogram",
+            "Smoothed round trip, sampled at the end of requests.",
+        );
         for (labels, totals) in self.each() {
             histogram(page, &name, &labels, &totals.sample.rtt);
         }
-        self.counter(page, "sampled_segments", "Segments sent, of connections that are sampled.", |totals| {
-            totals.sample.segments.to_string()
-        });
-        self.counter(page, "sampled_retransmits", "Segments sent again, of those.", |totals| {
-            totals.sample.retransmits.to_string()
-        });
+        self.counter(
+            page,
+            "sampled_segments",
+            "Segments sent, of connections that are sampled.",
+            |totals| totals.sample.segments.to_string(),
+        );
+        self.counter(
+            page,
+            "sampled_retransmits",
+            "Segments sent again, of those.",
+            |totals| totals.sample.retransmits.to_string(),
+        );
         let help = "Time that a full receive window on the other side held the agent up, of those.";
         self.counter(page, "sampled_window_limited_seconds", help, |totals| {
             seconds(totals.sample.window_limited)
@@ -110,7 +142,12 @@ impl Side<'_> {
         page.family(&name, "counter", help);
         for (labels, totals) in self.each() {
             for (direction, place) in [("in", received), ("out", sent)] {
-                page.sample(&name, &labels, Some(("direction", direction)), totals.sums.get(place));
+                page.sample(
+                    &name,
+                    &labels,
+                    Some(("direction", direction)),
+                    totals.sums.get(place),
+                );
             }
         }
     }
