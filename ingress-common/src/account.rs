@@ -38,7 +38,8 @@ pub struct Life {
     pub established: u64,
     /// Not 0: the other side has reset it.
     pub reset_by_peer: u32,
-    pub _padding: u32,
+    /// Where the program puts a number whose value the verifier must not follow.
+    pub scratch: u32,
 }
 
 /// Whose sums.
@@ -144,24 +145,27 @@ impl Ended {
         Some(to.saturating_sub(from) / 1000)
     }
 
-    /// Adds it to sums: `add(place, amount)` for each number that changes. Every place is below [`PLACES`].
+    /// Adds it to sums: `add(place, amount)` for each number that changes.
     #[inline(always)]
-    pub fn charge(&self, mut add: impl FnMut(usize, u64)) {
-        add(CONNECTIONS, 1);
+    pub fn charge(&self, mut add: impl FnMut(Place, u64)) {
+        add(Place::At(CONNECTIONS), 1);
         match self.how() {
             End::Finished => {}
-            End::Failed => add(FAILED, 1),
-            End::ResetByPeer => add(RESET_BY_PEER, 1),
-            End::Reset => add(RESET, 1),
-            End::TimedOut => add(TIMED_OUT, 1),
+            End::Failed => add(Place::At(FAILED), 1),
+            End::ResetByPeer => add(Place::At(RESET_BY_PEER), 1),
+            End::Reset => add(Place::At(RESET), 1),
+            End::TimedOut => add(Place::At(TIMED_OUT), 1),
         }
-        add(BYTES_IN, self.bytes_in);
-        add(BYTES_OUT, self.bytes_out);
-        add(SEGMENTS_IN, self.segments_in as u64);
-        add(SEGMENTS_OUT, self.segments_out as u64);
-        add(RETRANSMITS, self.retransmits as u64);
+        add(Place::At(BYTES_IN), self.bytes_in);
+        add(Place::At(BYTES_OUT), self.bytes_out);
+        add(Place::At(SEGMENTS_IN), self.segments_in as u64);
+        add(Place::At(SEGMENTS_OUT), self.segments_out as u64);
+        add(Place::At(RETRANSMITS), self.retransmits as u64);
         if self.life.established != 0 {
-            add(LASTED, self.now.saturating_sub(self.life.established) / 1000);
+            add(
+                Place::At(LASTED),
+                self.now.saturating_sub(self.life.established) / 1000,
+            );
         }
         if self.srtt_by_8 != 0 {
             observe(&mut add, RTT, (self.srtt_by_8 / 8) as u64);
@@ -176,9 +180,29 @@ impl Ended {
 }
 
 #[inline(always)]
-fn observe(add: &mut impl FnMut(usize, u64), histogram: usize, micros: u64) {
-    add(histogram + bucket(micros), 1);
-    add(histogram + BUCKETS, micros);
+fn observe(add: &mut impl FnMut(Place, u64), histogram: usize, micros: u64) {
+    add(Place::Bucket(histogram, bucket(micros)), 1);
+    add(Place::At(histogram + BUCKETS), micros);
+}
+
+/// Which number of [`Sums`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Place {
+    /// One of the constants.
+    At(usize),
+    /// A histogram's first place, and the bucket: the one thing that is not known beforehand.
+    Bucket(usize, usize),
+}
+
+impl Place {
+    /// Below [`PLACES`].
+    #[inline(always)]
+    pub const fn index(self) -> usize {
+        match self {
+            Self::At(place) => place,
+            Self::Bucket(histogram, bucket) => histogram + bucket,
+        }
+    }
 }
 
 /// The bucket `n` holds what is below `2^n` microseconds and not in a bucket before.
@@ -233,8 +257,8 @@ impl Sums {
         self.get(place + BUCKETS)
     }
 
-    pub fn add(&mut self, place: usize, amount: u64) {
-        if let Some(number) = self.0.get_mut(place) {
+    pub fn add(&mut self, place: Place, amount: u64) {
+        if let Some(number) = self.0.get_mut(place.index()) {
             *number = number.wrapping_add(amount);
         }
     }
@@ -282,7 +306,7 @@ mod tests {
     fn charged(ended: &Ended) -> Sums {
         let mut sums = Sums::default();
         ended.charge(|place, amount| {
-            assert!(place < PLACES);
+            assert!(place.index() < PLACES);
             sums.add(place, amount);
         });
         sums
@@ -292,7 +316,7 @@ mod tests {
         began: 1_000_000,
         established: 4_000_000,
         reset_by_peer: 0,
-        _padding: 0,
+        scratch: 0,
     };
     const RESET_LIFE: Life = Life {
         reset_by_peer: 1,

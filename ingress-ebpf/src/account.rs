@@ -4,7 +4,6 @@
 //! by the tracepoint tcp_receive_reset, which runs before the socket changes its state; without it all resets look alike.
 
 use core::arch::asm;
-use core::hint::black_box;
 
 use aya_ebpf::bindings::{
     BPF_ANY, BPF_NOEXIST, BPF_SK_STORAGE_GET_F_CREATE, BPF_SOCK_OPS_ACTIVE_ESTABLISHED_CB,
@@ -16,7 +15,7 @@ use aya_ebpf::helpers::generated::{
 };
 use aya_ebpf::macros::{btf_tracepoint, sock_ops};
 use aya_ebpf::programs::{BtfTracePointContext, SockOpsContext};
-use ingress_common::account::{CLOSE, Ended, LOST_NO_ROOM, Life, PLACES, SumKey, Sums, Tag};
+use ingress_common::account::{BUCKETS, CLOSE, Ended, LOST_NO_ROOM, Life, Place, SumKey, Sums, Tag};
 
 use crate::maps::{EMPTY_SUMS, LIVES, LOST, SUMS, TAGS};
 
@@ -64,12 +63,14 @@ fn begin(context: &SockOpsContext, established: bool) -> Option<()> {
 fn end(context: &SockOpsContext) -> Option<()> {
     let socket = socket(context)?;
     let (tag, life) = (tag(socket)?, life(socket, 0)?);
+    // SAFETY: storage lives as long as its socket.
+    let scratch = unsafe { &raw mut (*life).scratch };
     // SAFETY: the helper takes a full socket and gives null or its figures, valid while the program runs.
     let tcp = unsafe { tcp_sock_of(socket).as_ref() }?;
     // SAFETY: as above.
     let ended = unsafe { figures(context, *tag, *life, tcp) };
     let sums = sums(SumKey::of(&ended.tag))?;
-    ended.charge(|place, amount| add(sums, place, amount));
+    ended.charge(|place, amount| add(sums, scratch, place, amount));
     Some(())
 }
 
@@ -126,14 +127,27 @@ fn made(key: &SumKey) -> Option<*mut u64> {
 }
 
 #[inline(always)]
-fn add(sums: *mut u64, place: usize, amount: u64) {
-    // LLVM knows the bound, the verifier does not: it has to see the comparison.
-    let place = black_box(place as u64);
-    if place >= PLACES as u64 {
-        return;
-    }
+fn add(sums: *mut u64, scratch: *mut u32, place: Place, amount: u64) {
+    let number = match place {
+        // SAFETY: a constant within the map's value.
+        Place::At(place) => unsafe { sums.add(place) },
+        Place::Bucket(histogram, bucket) => {
+            // By way of a map's memory, which the verifier does not follow: where it knows the bucket on some paths and not on others, only
+            // CAP_PERFMON may add it to a pointer ("tried to add from different maps, paths or scalars").
+            // SAFETY: the field of a socket's storage, which is locked while this runs.
+            let bucket = unsafe {
+                scratch.write_volatile(bucket as u32);
+                scratch.read_volatile()
+            };
+            if bucket >= BUCKETS as u32 {
+                return;
+            }
+            // SAFETY: within the histogram, which is within the map's value.
+            unsafe { sums.add(histogram).add(bucket as usize) }
+        }
+    };
     // SAFETY: within the map's value.
-    unsafe { add_atomic(sums.add(place as usize), amount) };
+    unsafe { add_atomic(number, amount) };
 }
 
 /// Other CPUs add to the same owner. rustc has no atomics for this target, which has had this one always.

@@ -367,6 +367,28 @@ fn where_the_kernel_does_not_count_requests_are_sampled_and_it_says_so() -> Done
     Ok(())
 }
 
+/// CAP_NET_ADMIN and CAP_BPF, as in a pod that rejects nothing early.
+const WITHOUT_PERFMON: [&str; 2] = ["setpriv", "--bounding-set=-all,+cap_10,+cap_12,+cap_39"];
+
+#[test]
+fn with_the_documented_capabilities_all_is_counted_but_who_resets() -> Done {
+    let Some(site) = Site::new()? else { return Ok(()) };
+    let agent = AgentProcess::watch(&mut site.command(&WITHOUT_PERFMON, &ON))?;
+    let status = site.status(agent.pid())?;
+    let accounting = &status["kernel"]["accounting"];
+    assert_eq!(accounting["on"], true, "{accounting}");
+    let note = accounting["notes"][0].as_str().unwrap_or_default();
+    assert!(
+        note.contains("who resets") && note.contains("missing: CAP_PERFMON"),
+        "{note}"
+    );
+    requests(&site, 3, "/")?;
+    let counted = "ingress_agent_tcp_client_connections_total{namespace=\"default\",ingress=\"web\",end=\"finished\"} 3";
+    wait("three connections", || {
+        Ok(page(&site, &agent, "/metrics")?.contains(counted))
+    })
+}
+
 #[test]
 fn detach_ends_the_counting_too() -> Done {
     let Some(site) = Site::new()? else { return Ok(()) };
