@@ -7,7 +7,7 @@ mod desk;
 mod report;
 mod samples;
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::net::SocketAddr;
 use std::sync::mpsc::{RecvTimeoutError, Sender, channel};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -15,7 +15,7 @@ use std::thread::JoinHandle;
 use std::time::Duration;
 
 use foldhash::fast::RandomState;
-use ingress_common::account::{BACKEND, CLIENT, NOBODY, OTHERS, SumKey, Sums};
+use ingress_common::account::{BACKEND, CLIENT, CONNECTIONS, NOBODY, OTHERS, SumKey, Sums};
 use ingress_core::host::HostPattern;
 use ingress_core::name::ObjectRef;
 use ingress_core::snapshot::Route;
@@ -30,7 +30,10 @@ use self::samples::{Sample, Samples};
 /// Shared by the workers, the admin pages and the metrics.
 pub struct Accounts {
     kernel: Option<Arc<Accounting>>,
+    /// Held for moments: a worker that meets a route first waits for it.
     book: Mutex<Book>,
+    /// Held while figures are made.
+    history: Mutex<History>,
     /// How late workers are.
     lag: Samples,
     /// Ends the thread below.
@@ -41,19 +44,34 @@ pub struct Accounts {
 /// A route or an endpoint, as the kernel's side and our samples know it.
 #[derive(Debug)]
 pub struct Owner {
+    side: u32,
     number: u32,
+    name: Name,
     samples: Samples,
 }
 
-#[derive(Debug, Default)]
+#[derive(Debug)]
+enum Name {
+    Route(RouteName),
+    Endpoint(SocketAddr),
+    /// All that there is no room for.
+    Others,
+}
+
+#[derive(Debug)]
 struct Book {
     routes: HashMap<RouteName, Arc<Owner>, RandomState>,
     endpoints: HashMap<SocketAddr, Arc<Owner>, RandomState>,
     /// The last that was given.
     last: u32,
-    /// One for all that there is no room for.
-    others: Option<Arc<Owner>>,
-    /// The readings before: what is shown as recent is what came since the older one.
+    /// Clients, then backends.
+    others: [Arc<Owner>; 2],
+}
+
+/// What was read before.
+#[derive(Debug, Default)]
+struct History {
+    /// What is shown as recent is what came since the older one, which stands first.
     earlier: [Reading; 2],
     ledger: report::Ledger,
 }
@@ -70,7 +88,8 @@ struct RouteName {
 #[derive(Debug, Default)]
 struct Reading {
     sums: HashMap<SumKey, Sums>,
-    samples: HashMap<u32, Sample>,
+    /// By side and number.
+    samples: HashMap<(u32, u32), Sample>,
     lag: Sample,
 }
 
@@ -85,6 +104,7 @@ impl Accounts {
         Arc::new(Self {
             kernel,
             book: Mutex::default(),
+            history: Mutex::default(),
             lag: Samples::default(),
             stop: Mutex::default(),
             thread: Mutex::default(),
@@ -136,10 +156,12 @@ impl Accounts {
         if let Some(known) = book.routes.get(&name) {
             return Arc::clone(known);
         }
-        let owner = book.admit();
-        if owner.number != OTHERS {
-            book.routes.insert(name, Arc::clone(&owner));
-        }
+        let Some(number) = book.next() else {
+            let [clients, _] = &book.others;
+            return Arc::clone(clients);
+        };
+        let owner = Owner::new(CLIENT, number, Name::Route(name.clone()));
+        book.routes.insert(name, Arc::clone(&owner));
         owner
     }
 
@@ -148,24 +170,39 @@ impl Accounts {
         if let Some(known) = book.endpoints.get(&address) {
             return Arc::clone(known);
         }
-        let owner = book.admit();
-        if owner.number != OTHERS {
-            book.endpoints.insert(address, Arc::clone(&owner));
-        }
+        let Some(number) = book.next() else {
+            let [_, backends] = &book.others;
+            return Arc::clone(backends);
+        };
+        let owner = Owner::new(BACKEND, number, Name::Endpoint(address));
+        book.endpoints.insert(address, Arc::clone(&owner));
         owner
+    }
+
+    fn owners(&self) -> Vec<Arc<Owner>> {
+        lock(&self.book).owners().cloned().collect()
+    }
+
+    /// Everything, now; the sums are those of the kernel's side.
+    fn read(&self, owners: &[Arc<Owner>]) -> Reading {
+        let sample = |owner: &Arc<Owner>| ((owner.side, owner.number), owner.samples.read());
+        Reading {
+            sums: self.kernel().map(Accounting::sums).unwrap_or_default(),
+            samples: owners.iter().map(sample).collect(),
+            lag: self.lag.read(),
+        }
     }
 
     /// The window moves on, and owners that nobody holds and nothing came from are forgotten.
     fn turn(&self) {
-        let sums = self.kernel().map(Accounting::sums).unwrap_or_default();
-        let mut book = lock(&self.book);
-        let gone = book.forget_idle(&sums);
-        let now = book.reading(sums, &self.lag);
-        book.earlier.swap(0, 1);
-        if let Some(newer) = book.earlier.get_mut(1) {
-            *newer = now;
-        }
-        drop(book);
+        let now = self.read(&self.owners());
+        let mut history = lock(&self.history);
+        let [older, _] = &history.earlier;
+        let gone = lock(&self.book).forget_idle(older, &now);
+        history.earlier.swap(0, 1);
+        let [_, newer] = &mut history.earlier;
+        *newer = now;
+        drop(history);
         if let Some(kernel) = self.kernel() {
             gone.iter().for_each(|key| kernel.forget(key));
         }
@@ -180,64 +217,76 @@ impl std::fmt::Debug for Accounts {
     }
 }
 
+impl Default for Book {
+    fn default() -> Self {
+        Self {
+            routes: HashMap::default(),
+            endpoints: HashMap::default(),
+            last: NOBODY,
+            others: [CLIENT, BACKEND].map(|side| Owner::new(side, OTHERS, Name::Others)),
+        }
+    }
+}
+
 impl Book {
-    fn admit(&mut self) -> Arc<Owner> {
-        if self.routes.len() + self.endpoints.len() >= MOST_OWNERS || self.last >= OTHERS - 1 {
-            let others = self.others.get_or_insert_with(|| Owner::numbered(OTHERS));
-            return Arc::clone(others);
+    /// `None` where there is no room for one more.
+    fn next(&mut self) -> Option<u32> {
+        if self.len() >= MOST_OWNERS || self.last >= OTHERS - 1 {
+            return None;
         }
         self.last += 1;
-        Owner::numbered(self.last)
+        Some(self.last)
+    }
+
+    fn len(&self) -> usize {
+        self.routes.len() + self.endpoints.len()
     }
 
     fn owners(&self) -> impl Iterator<Item = &Arc<Owner>> {
-        self.routes.values().chain(self.endpoints.values())
+        self.routes
+            .values()
+            .chain(self.endpoints.values())
+            .chain(&self.others)
     }
 
-    fn reading(&self, sums: HashMap<SumKey, Sums>, lag: &Samples) -> Reading {
-        Reading {
-            sums,
-            samples: self
-                .owners()
-                .map(|owner| (owner.number, owner.samples.read()))
-                .collect(),
-            lag: lag.read(),
-        }
-    }
-
-    /// An owner goes when no worker holds it and nothing was counted for it in the window; and so do sums of owners that went before.
-    fn forget_idle(&mut self, sums: &HashMap<SumKey, Sums>) -> Vec<SumKey> {
-        let [older, _] = &self.earlier;
-        let of = |sums: &HashMap<SumKey, Sums>, number: u32| -> u64 {
-            let own = sums.iter().filter(|(key, _)| key.owner == number);
-            own.map(|(_, sums)| sums.get(ingress_common::account::CONNECTIONS))
-                .sum()
-        };
-        let full = self.routes.len() + self.endpoints.len() > MOST_OWNERS / 2;
+    /// When half of the room is taken, an owner goes that no worker holds and nothing was counted for in the window. Says which sums nobody
+    /// asks for any more.
+    fn forget_idle(&mut self, older: &Reading, now: &Reading) -> Vec<SumKey> {
+        let (before, after) = (older.connections(), now.connections());
+        let is_half_full = self.len() > MOST_OWNERS / 2;
         let keep = |owner: &Arc<Owner>| {
-            !full
+            let place = (owner.side, owner.number);
+            !is_half_full
                 || Arc::strong_count(owner) > 1
-                || older.samples.get(&owner.number) != Some(&owner.samples.read())
-                || of(&older.sums, owner.number) != of(sums, owner.number)
+                || older.samples.get(&place) != now.samples.get(&place)
+                || before.get(&place) != after.get(&place)
         };
         self.routes.retain(|_, owner| keep(owner));
         self.endpoints.retain(|_, owner| keep(owner));
-        let known: std::collections::HashSet<u32> = self
-            .owners()
-            .map(|owner| owner.number)
-            .chain([NOBODY, OTHERS])
-            .collect();
-        sums.keys()
-            .filter(|key| !known.contains(&key.owner))
-            .copied()
-            .collect()
+        let numbers = self.owners().map(|owner| owner.number);
+        let known: HashSet<u32> = numbers.chain([NOBODY]).collect();
+        let unknown = now.sums.keys().filter(|key| !known.contains(&key.owner));
+        unknown.copied().collect()
+    }
+}
+
+impl Reading {
+    /// By side and owner, over all listeners.
+    fn connections(&self) -> HashMap<(u32, u32), u64> {
+        let mut all = HashMap::new();
+        for (key, sums) in &self.sums {
+            *all.entry((key.side, key.owner)).or_default() += sums.get(CONNECTIONS);
+        }
+        all
     }
 }
 
 impl Owner {
-    fn numbered(number: u32) -> Arc<Self> {
+    fn new(side: u32, number: u32, name: Name) -> Arc<Self> {
         Arc::new(Self {
+            side,
             number,
+            name,
             samples: Samples::default(),
         })
     }

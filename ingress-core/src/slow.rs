@@ -101,7 +101,7 @@ pub struct Evidence {
     pub backend: Network,
     /// New connections to endpoints, TLS included.
     pub connect: Times,
-    /// From a connection that is there to the response's head; of requests without a body, which a slow client can't hold up.
+    /// From a connection that is there to the response's head; of requests without a long body, which a slow client could hold up.
     pub first_byte: Times,
     /// From a request's head to its response's, without what its endpoint took.
     pub own: Times,

@@ -15,7 +15,7 @@ use ingress_tests::{AgentProcess, Echo, Request};
 use serde_json::Value;
 
 use crate::Done;
-use crate::agent::{AGENT, DEADLINE, HOST, Site, wait};
+use crate::agent::{AGENT, DEADLINE, HOST, Site, ask_on, open, wait};
 use crate::namespace::{NODE, Namespace};
 
 const CLIENTS: SumKey = SumKey {
@@ -387,6 +387,31 @@ fn with_the_documented_capabilities_all_is_counted_but_who_resets() -> Done {
     wait("three connections", || {
         Ok(page(&site, &agent, "/metrics")?.contains(counted))
     })
+}
+
+#[test]
+fn requests_on_a_kept_connection_cost_no_system_call_for_tags() -> Done {
+    let Some(site) = Site::new()? else { return Ok(()) };
+    let agent = site.start(&ON)?;
+    let tagged = || -> anyhow::Result<Option<u64>> {
+        let status = site.status(agent.pid())?;
+        let accounting = &status["kernel"]["accounting"];
+        assert_eq!(accounting["untagged"], 0, "{accounting}");
+        Ok(accounting["tagged"].as_u64())
+    };
+    let kept = site.net.client.run(|| open("10.77.0.1", NODE))?;
+    assert!(ask_on(&kept)?.contains("200"));
+    let before = tagged()?;
+    for _ in 0..100 {
+        assert!(ask_on(&kept)?.contains("200"));
+    }
+    assert_eq!(
+        site.backend.connections(),
+        1,
+        "the backend's connection was kept, too"
+    );
+    assert_eq!(tagged()?, before);
+    Ok(())
 }
 
 #[test]

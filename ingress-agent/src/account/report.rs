@@ -1,6 +1,6 @@
 //! What is shown: of late, route by route, with the verdict; and in all, by Ingress and by Service, for the metrics.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
@@ -14,7 +14,7 @@ use ingress_core::snapshot::{Cluster, Route, Snapshot, Target};
 use serde::{Deserialize, Serialize};
 
 use super::samples::Sample;
-use super::{Accounts, BACKEND, Book, CLIENT, Reading, RouteName, lock};
+use super::{Accounts, BACKEND, CLIENT, Name, Owner, Reading, RouteName, lock};
 use crate::telemetry::metrics::LiveSeries;
 
 /// A route as it went of late (one to two minutes).
@@ -125,35 +125,39 @@ pub(super) struct Ledger {
 impl Accounts {
     /// Every route of the snapshot that anything is known of.
     pub fn routes(&self, snapshot: &Snapshot) -> Vec<RouteFigures> {
-        let sums = self.kernel().map(crate::kernel::account::Accounting::sums);
-        let counted = sums.is_some();
-        let book = lock(&self.book);
-        let now = book.reading(sums.unwrap_or_default(), &self.lag);
-        let [earlier, _] = &book.earlier;
-        let recent = Recent {
-            book: &book,
+        let owners = self.owners();
+        let now = self.read(&owners);
+        let history = lock(&self.history);
+        let [earlier, _] = &history.earlier;
+        let mut recent = Recent {
             by_owner: now.since(earlier),
             lag: now.lag.since(&earlier.lag),
-            counted,
+            counted: self.kernel().is_some(),
+            ..Recent::default()
         };
-        snapshot
-            .routes()
-            .filter_map(|route| recent.route(route))
-            .collect()
+        for owner in &owners {
+            match &owner.name {
+                Name::Route(name) => drop(recent.routes.insert(name, owner.number)),
+                Name::Endpoint(address) => drop(recent.endpoints.insert(*address, owner.number)),
+                Name::Others => {}
+            }
+        }
+        let figures = snapshot.routes().filter_map(|route| recent.route(route));
+        figures.collect()
     }
 
     /// Everything since the start.
     pub fn totals(&self, snapshot: &Snapshot, live: &LiveSeries) -> TcpTotals {
-        let sums = self.kernel().map(crate::kernel::account::Accounting::sums);
-        let counted = sums.is_some();
-        let mut book = lock(&self.book);
-        let now = book.reading(sums.unwrap_or_default(), &self.lag);
-        book.settle(now, snapshot, live);
-        book.ledger.totals(counted)
+        let owners = self.owners();
+        let mut history = lock(&self.history);
+        // Read behind the lock: an older reading after a newer one would count the difference twice.
+        let now = self.read(&owners);
+        history.ledger.settle(now, &owners, snapshot, live);
+        history.ledger.totals(self.kernel().is_some())
     }
 }
 
-/// What came since an earlier reading, by owner's number and side.
+/// What came since an earlier reading, by side and number.
 type ByOwner = HashMap<(u32, u32), Totals>;
 
 impl Reading {
@@ -164,20 +168,18 @@ impl Reading {
             let own = all.entry((key.side, key.owner)).or_default();
             own.sums.merge(&sums.since(&before));
         }
-        for (number, sample) in &self.samples {
-            let before = earlier.samples.get(number).copied().unwrap_or_default();
-            let sample = sample.since(&before);
-            // A number is a route's or an endpoint's; its sample stands on either side and is asked for on one.
-            for side in [CLIENT, BACKEND] {
-                all.entry((side, *number)).or_default().sample = sample;
-            }
+        for (place, sample) in &self.samples {
+            let before = earlier.samples.get(place).copied().unwrap_or_default();
+            all.entry(*place).or_default().sample = sample.since(&before);
         }
         all
     }
 }
 
+#[derive(Default)]
 struct Recent<'a> {
-    book: &'a Book,
+    routes: HashMap<&'a RouteName, u32>,
+    endpoints: HashMap<SocketAddr, u32>,
     by_owner: ByOwner,
     lag: Sample,
     counted: bool,
@@ -185,8 +187,8 @@ struct Recent<'a> {
 
 impl Recent<'_> {
     fn route(&self, route: &Route) -> Option<RouteFigures> {
-        let owner = self.book.routes.get(&RouteName::of(route))?;
-        let own = self.of(CLIENT, owner.number);
+        let number = self.routes.get(&RouteName::of(route))?;
+        let own = self.of(CLIENT, *number);
         let backends = self.backends(route);
         let mut network = Network::default();
         for (_, totals) in &backends {
@@ -255,8 +257,8 @@ impl Recent<'_> {
         for cluster in clusters(route) {
             let totals = all.entry(Arc::clone(&cluster.key.service)).or_default();
             for address in addresses(cluster) {
-                if let Some(owner) = self.book.endpoints.get(&address) {
-                    totals.merge(&self.of(BACKEND, owner.number));
+                if let Some(number) = self.endpoints.get(&address) {
+                    totals.merge(&self.of(BACKEND, *number));
                 }
             }
         }
@@ -268,40 +270,35 @@ impl Recent<'_> {
     }
 }
 
-impl Book {
-    /// Adds what is new to the ledger.
-    fn settle(&mut self, now: Reading, snapshot: &Snapshot, live: &LiveSeries) {
-        self.ledger.place(snapshot);
-        self.ledger
-            .belongs
-            .retain(|address, _| self.endpoints.contains_key(address));
-        let mut new = now.since(&self.ledger.told);
-        self.ledger.told = now;
-        for (name, owner) in &self.routes {
-            if let Some(totals) = new.remove(&(CLIENT, owner.number)) {
-                self.ledger.ingress(&name.object, live).merge(&totals);
-                new.remove(&(BACKEND, owner.number));
-            }
-        }
-        for (address, owner) in &self.endpoints {
-            if let Some(totals) = new.remove(&(BACKEND, owner.number)) {
-                self.ledger.endpoint(address, &totals, live);
-                new.remove(&(CLIENT, owner.number));
-            }
-        }
-        for ((side, number), totals) in new {
-            match (side, number) {
-                (CLIENT, NOBODY) => self.ledger.unrouted.merge(&totals),
-                (CLIENT, _) => self.ledger.others[0].merge(&totals),
-                _ => self.ledger.others[1].merge(&totals),
-            }
-        }
-        self.ledger.ingresses.retain(|object, _| live.has_route(object));
-        self.ledger.services.retain(|object, _| live.has_service(object));
-    }
-}
-
 impl Ledger {
+    /// Adds what is new.
+    fn settle(&mut self, now: Reading, owners: &[Arc<Owner>], snapshot: &Snapshot, live: &LiveSeries) {
+        self.place(snapshot);
+        let known: HashMap<(u32, u32), &Name> = owners
+            .iter()
+            .map(|owner| ((owner.side, owner.number), &owner.name))
+            .collect();
+        for (place, totals) in now.since(&self.told) {
+            let (side, number) = place;
+            match known.get(&place) {
+                Some(Name::Route(name)) => self.ingress(&name.object, live).merge(&totals),
+                Some(Name::Endpoint(address)) => self.endpoint(address, &totals, live),
+                _ if side == BACKEND => self.others[1].merge(&totals),
+                _ if number == NOBODY => self.unrouted.merge(&totals),
+                _ => self.others[0].merge(&totals),
+            }
+        }
+        self.told = now;
+        let addresses = known.values().filter_map(|name| match name {
+            Name::Endpoint(address) => Some(address),
+            _ => None,
+        });
+        let addresses: HashSet<_> = addresses.collect();
+        self.belongs.retain(|address, _| addresses.contains(address));
+        self.ingresses.retain(|object, _| live.has_route(object));
+        self.services.retain(|object, _| live.has_service(object));
+    }
+
     fn place(&mut self, snapshot: &Snapshot) {
         let mut now: HashMap<SocketAddr, Vec<Arc<ObjectRef>>, RandomState> = HashMap::default();
         for cluster in snapshot.clusters() {

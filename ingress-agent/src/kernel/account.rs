@@ -34,6 +34,7 @@ pub struct Accounting {
     cgroup: String,
     /// Why it isn't known who reset a connection; empty where it is.
     resets_unknown: String,
+    tagged: AtomicU64,
     untagged: AtomicU64,
 }
 
@@ -52,6 +53,9 @@ pub struct AccountView {
     pub most_owners: u32,
     /// Connections counted under nobody's name, because there was no room.
     pub lost: u64,
+    /// Tags written; each costs a system call.
+    #[serde(default)]
+    pub tagged: u64,
     /// Sockets that could not be tagged.
     pub untagged: u64,
 }
@@ -98,15 +102,18 @@ impl Accounting {
             programs: Mutex::new(Some(ebpf)),
             cgroup: cgroup.display().to_string(),
             resets_unknown,
+            tagged: AtomicU64::new(0),
             untagged: AtomicU64::new(0),
         })
     }
 
     /// Says whose a socket is; of a listener, whose those will be that it accepts. A failure counts, and costs the connection nothing.
     pub fn tag(&self, socket: RawFd, tag: &Tag) {
-        if sys::set_tag(self.tags.fd().as_fd(), socket, tag).is_err() {
-            self.untagged.fetch_add(1, Ordering::Relaxed);
-        }
+        let counter = match sys::set_tag(self.tags.fd().as_fd(), socket, tag) {
+            Ok(()) => &self.tagged,
+            Err(_) => &self.untagged,
+        };
+        counter.fetch_add(1, Ordering::Relaxed);
     }
 
     /// All sums so far.
@@ -157,6 +164,7 @@ impl Accounting {
             owners: sums.keys().filter(Result::is_ok).count(),
             most_owners: MAX_SUMS,
             lost: self.lost.get(&LOST_NO_ROOM, 0).unwrap_or_default(),
+            tagged: self.tagged.load(Ordering::Relaxed),
             untagged: self.untagged.load(Ordering::Relaxed),
         }
     }

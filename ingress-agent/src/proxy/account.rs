@@ -28,6 +28,9 @@ use crate::error::{ProxyError, Side};
 use crate::telemetry::metrics::UpstreamEvent;
 use crate::telemetry::record::{HttpVersion, RequestRecord, TlsRecord, UpstreamRecord};
 
+/// A request body that comes with its head, more or less.
+const SHORT_BODY: u64 = 8 * 1024;
+
 /// The open account of one request.
 pub(crate) struct Account {
     connection: Rc<Connection>,
@@ -150,9 +153,9 @@ impl Account {
             duration: ended.saturating_duration_since(self.started),
             head: self.head,
             connect: timing.and_then(|timing| timing.connect),
-            // While a body came, the endpoint had to wait for the client.
+            // While a long body came, the endpoint had to wait for the client.
             first_byte: timing
-                .filter(|_| self.progress.received.get() == 0)
+                .filter(|_| self.progress.received.get() <= SHORT_BODY)
                 .map(|timing| timing.first_byte),
             once: self.attempts == 1,
         };
