@@ -18,4 +18,5 @@ pub mod resolve;
 pub mod source;
 pub mod status;
 pub mod telemetry;
+pub mod tickets;
 pub mod translate;

@@ -26,9 +26,12 @@ use crate::telemetry::record::Listener;
 pub struct Desk {
     accounts: Arc<Accounts>,
     /// By the route's place in memory, which a weak reference keeps anybody else from having.
-    routes: RefCell<HashMap<usize, (Weak<Route>, Arc<Owner>), RandomState>>,
+    routes: RefCell<HashMap<usize, Known, RandomState>>,
     endpoints: RefCell<HashMap<SocketAddr, Arc<Owner>, RandomState>>,
 }
+
+/// A route's owner; the route itself may go meanwhile.
+type Known = (Weak<Route>, Arc<Owner>);
 
 /// Entries that a worker remembers before it starts anew: what is not used any more goes with that.
 const REMEMBERED: usize = 1024;

@@ -132,8 +132,12 @@ async fn serve_all(equipment: Equipment) -> io::Result<()> {
     };
     let ringer = Rc::clone(&worker);
     spawn_local(async move {
-        ringer.drain_watcher().ordered().await;
-        ringer.bell.ring();
+        let mut drain = ringer.drain_watcher();
+        let spread = drain.ordered().await;
+        tokio::select! {
+            () = ringer.bell.ring_over(spread) => {}
+            () = drain.hastened(spread) => ringer.bell.ring(),
+        }
     });
     let mut drain = worker.drain_watcher();
     tokio::select! {
@@ -158,7 +162,7 @@ async fn accept(worker: Rc<Worker>, listener: Listener, socket: TcpListener) -> 
     loop {
         tokio::select! {
             biased;
-            () = drain.ordered() => break,
+            _ = drain.ordered() => break,
             accepted = socket.accept() => worker.accepted(listener, accepted).await,
         }
     }
@@ -261,6 +265,13 @@ impl Worker {
 
     pub(crate) fn drain_watcher(&self) -> Watcher {
         self.shared.drain.watcher()
+    }
+
+    /// When something that has no end of its own has to end because the agent does: clients that come back at once should not all come at once.
+    pub(crate) async fn end_of_the_endless(&self) {
+        let spread = self.drain_watcher().winding_up().await;
+        let share = f64::from(u32::try_from(self.random() >> 32).unwrap_or(0)) / f64::from(u32::MAX);
+        tokio::time::sleep(spread.mul_f64(share)).await;
     }
 
     /// Time since the process started: what the balancer counts in.

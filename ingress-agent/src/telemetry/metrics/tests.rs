@@ -80,7 +80,10 @@ fn page_of(format: Format, total: ShardSnapshot, published: &Published) -> Strin
         folded: 5,
         access_log: &Counts::default(),
         draining: false,
-        tcp: &TcpTotals::default(),
+        tcp: &TcpTotals {
+            counted: true,
+            ..TcpTotals::default()
+        },
         source: None,
         kernel: &steered(),
     };
