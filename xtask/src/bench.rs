@@ -11,6 +11,7 @@ mod load;
 mod peers;
 mod scale;
 mod site;
+mod websockets;
 
 use std::cell::Cell;
 use std::collections::BTreeMap;
@@ -71,6 +72,8 @@ pub(crate) enum Case {
     HalfLoad,
     /// Latency of the agent while 10 Ingresses and 1,000 endpoints a second change.
     Changes,
+    /// Memory of the agent with 1,000 WebSockets, opened without a change and across 1,000 changes.
+    Websockets,
 }
 
 impl Case {
@@ -85,12 +88,16 @@ impl Case {
             Self::IdleTls => "idle TLS connections",
             Self::HalfLoad => "half load",
             Self::Changes => "half load with changes",
+            Self::Websockets => "1,000 WebSockets",
         }
     }
 
     /// Whether it is a plain load, compared in the one table.
     fn is_plain(self) -> bool {
-        !matches!(self, Self::Scale | Self::IdleTls | Self::HalfLoad | Self::Changes)
+        !matches!(
+            self,
+            Self::Scale | Self::IdleTls | Self::HalfLoad | Self::Changes | Self::Websockets
+        )
     }
 }
 
@@ -126,6 +133,9 @@ pub(crate) fn run(options: &Options) -> anyhow::Result<ExitCode> {
     }
     if chosen(Case::IdleTls) {
         idle::run(&bench)?;
+    }
+    if chosen(Case::Websockets) {
+        websockets::run(&bench)?;
     }
     if chosen(Case::Scale) {
         scale::run(&bench)?;
