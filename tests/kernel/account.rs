@@ -284,9 +284,7 @@ fn connections_are_counted_by_ingress_and_by_service_and_strangers_are_not() -> 
         Ok(page(&site, &agent, "/metrics")?.contains(counted))
     })?;
     // One without a request; it is no Ingress's.
-    site.net
-        .client
-        .run(|| Ok(drop(TcpStream::connect((NODE, 80))?)))?;
+    drop(site.net.client.run(|| Ok(TcpStream::connect((NODE, 80))?))?);
     let nobodys =
         "ingress_agent_tcp_client_connections_total{namespace=\"_none\",ingress=\"_none\",end=\"finished\"}";
     wait("one of nobody", || {
