@@ -7,6 +7,7 @@ mod ask;
 mod changes;
 mod half_load;
 mod idle;
+mod kernel;
 mod load;
 mod peers;
 mod scale;
@@ -74,6 +75,8 @@ pub(crate) enum Case {
     Changes,
     /// Memory of the agent with 1,000 WebSockets, opened without a change and across 1,000 changes.
     Websockets,
+    /// What the kernel side saves and costs; in network namespaces of its own, as root.
+    Kernel,
 }
 
 impl Case {
@@ -89,6 +92,7 @@ impl Case {
             Self::HalfLoad => "half load",
             Self::Changes => "half load with changes",
             Self::Websockets => "1,000 WebSockets",
+            Self::Kernel => "kernel side",
         }
     }
 
@@ -96,7 +100,7 @@ impl Case {
     fn is_plain(self) -> bool {
         !matches!(
             self,
-            Self::Scale | Self::IdleTls | Self::HalfLoad | Self::Changes | Self::Websockets
+            Self::Scale | Self::IdleTls | Self::HalfLoad | Self::Changes | Self::Websockets | Self::Kernel
         )
     }
 }
@@ -136,6 +140,9 @@ pub(crate) fn run(options: &Options) -> anyhow::Result<ExitCode> {
     }
     if chosen(Case::Websockets) {
         websockets::run(&bench)?;
+    }
+    if chosen(Case::Kernel) {
+        kernel::run(&bench)?;
     }
     if chosen(Case::Scale) {
         scale::run(&bench)?;
