@@ -13,6 +13,7 @@ use ingress_core::diagnostic::Diagnostic;
 use ingress_core::resource::CertificateKey;
 use ingress_core::snapshot::Snapshot;
 
+use crate::account::Accounts;
 use crate::config::Config;
 use crate::kernel::Kernel;
 use crate::source::cluster::counts::SourceCounts;
@@ -68,6 +69,8 @@ pub struct AdminState {
     dead: OnceLock<String>,
     /// Of the cluster, where that is the source.
     source: OnceLock<Arc<SourceCounts>>,
+    /// Connections by route and endpoint.
+    accounts: OnceLock<Arc<Accounts>>,
 }
 
 impl AdminState {
@@ -92,6 +95,7 @@ impl AdminState {
             draining: AtomicBool::new(false),
             dead: OnceLock::new(),
             source: OnceLock::new(),
+            accounts: OnceLock::new(),
         })
     }
 
@@ -113,6 +117,11 @@ impl AdminState {
     /// Objects come from a cluster, and this counts what comes.
     pub fn set_source(&self, counts: Arc<SourceCounts>) {
         let _ = self.source.set(counts);
+    }
+
+    /// What is known of connections.
+    pub fn set_accounts(&self, accounts: Arc<Accounts>) {
+        let _ = self.accounts.set(accounts);
     }
 
     /// The signal to stop has come: not ready any more, still healthy.

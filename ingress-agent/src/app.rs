@@ -2,6 +2,7 @@
 //!
 //! Threads: source watch → publisher → (live state) ← workers, one a core; admin; access log writer. All are joined at the end.
 
+mod accounting;
 mod control;
 mod rejection;
 mod serving;
@@ -23,6 +24,7 @@ use tokio::signal::unix::{Signal, SignalKind, signal};
 use self::control::{Publication, Vital, spawn, start_publisher};
 use self::serving::Serving;
 use self::succession::{Estate, Succession};
+use crate::account::Accounts;
 use crate::admin::{self, AdminState};
 use crate::bans::{Keeper, Rules};
 use crate::config::Config;
@@ -52,6 +54,7 @@ pub struct Running {
     admin_server: admin::Running,
     access_log: access_log::Writer,
     _bans: Keeper,
+    accounts: Arc<Accounts>,
 }
 
 /// What becomes of the rights that the process has.
@@ -83,12 +86,14 @@ fn start_in(config: Config, process: Process) -> Result<Running> {
     } = serving::bind(&config)?;
     let rejection = rejection::prepare(&config, &http, &https)?;
     kernel.set_rejection(rejection.clone());
+    let accounts = accounting::prepare(&config, &kernel, &sockets)?;
     let (admin_server, admin_address) = serving::bind_admin(&config)?;
     kernel.give_rights_back(process == Process::Shared || config.kernel.keep_capabilities);
     if let Ok(rejection) = &rejection {
         rejection::follow(&config, rejection)?;
     }
 
+    accounts.start().context("the thread account cannot be started")?;
     let bans = Keeper::start(ban_rules(&config), Arc::clone(&kernel)).context("penalties cannot be kept")?;
     let (log_sink, access_log) =
         access_log::start(config.access_log).context("the access log cannot be started")?;
@@ -102,6 +107,7 @@ fn start_in(config: Config, process: Process) -> Result<Running> {
         Arc::clone(&kernel),
         started,
     );
+    state.set_accounts(Arc::clone(&accounts));
     let listeners: Vec<_> = http.iter().chain(&https).chain(&admin_address).copied().collect();
     // Before the first state, which a cluster may take its time for: the probes are told why.
     let admin_server = admin_server.start(Arc::clone(&state))?;
@@ -120,6 +126,7 @@ fn start_in(config: Config, process: Process) -> Result<Running> {
             forwarded: false,
         },
         idle_budget: Arc::new(idle_budget(&config)),
+        accounts: Arc::clone(&accounts),
         series,
         drain: Arc::clone(&drain),
         penalties: bans.penalties(),
@@ -171,6 +178,7 @@ fn start_in(config: Config, process: Process) -> Result<Running> {
         admin_server,
         access_log,
         _bans: bans,
+        accounts,
     })
 }
 
@@ -200,6 +208,7 @@ impl Running {
         }
         self.kernel.let_go("the agent has ended");
         drop(self.succession);
+        self.accounts.stop();
         self.publication.stop();
         self.admin_server.stop();
         self.access_log.finish(Duration::from_secs(1));
@@ -283,6 +292,7 @@ fn announce(running: &Running) {
         https = list(&running.https),
         admin = list(running.admin.as_slice()),
         steering = running.kernel.view().steering.to_string(),
+        accounting = running.kernel.view().accounting.to_string(),
         "serving"
     );
     let named: Vec<_> = hosts.iter().take(NAMED_AT_START).cloned().collect();

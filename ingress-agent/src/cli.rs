@@ -4,6 +4,7 @@ mod bans;
 mod check;
 mod kernel;
 mod probe;
+mod slow;
 
 use std::ffi::OsString;
 use std::io::Write;
@@ -104,6 +105,19 @@ Exit codes:
   1  no, or nobody answers; standard error says what is missing
   2  the command line is wrong";
 
+const SLOW_EXAMPLES: &str = "\
+Looks at the last minute or two: of each connection the first request and one in sixteen, and each that took 100 ms or more. The slowest routes come first.
+
+Examples:
+  ingress-agent slow
+  ingress-agent slow shop.example.com/api
+  ingress-agent slow -o json | jq '.[] | select(.slow == \"pod\") | .host'
+
+Exit codes:
+  0  all went well
+  1  the agent did not answer
+  2  the command line is wrong";
+
 /// Ingress for Kubernetes on every node: routes HTTP and HTTPS from Ingress objects to pods.
 #[derive(Debug, Parser)]
 #[command(name = "ingress-agent", version, after_help = EXAMPLES, propagate_version = false, max_term_width = 120)]
@@ -129,6 +143,9 @@ enum Command {
     /// Ask a running agent whether it is ready, or alive.
     #[command(after_help = PROBE_EXAMPLES)]
     Probe(probe::ProbeFlags),
+    /// Tell for each route who is slow: the client's network, the proxy, the network to the pod, or the pod.
+    #[command(after_help = SLOW_EXAMPLES)]
+    Slow(slow::SlowFlags),
     /// Print a completion script for a shell, such as `source <(ingress-agent completions bash)`.
     Completions { shell: Shell },
     /// Print a page of the documentation, in Markdown.
@@ -196,6 +213,7 @@ fn dispatch(
         Command::Kernel(flags) => kernel::kernel(&flags, out),
         Command::Bans(flags) => bans::bans(&flags, out),
         Command::Probe(flags) => probe::probe(&flags, out),
+        Command::Slow(flags) => slow::slow(&flags, out),
         Command::Completions { shell } => {
             let mut script = Vec::new();
             clap_complete::generate(shell, &mut Cli::command(), "ingress-agent", &mut script);

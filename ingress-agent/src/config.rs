@@ -246,6 +246,8 @@ pub struct Kernel {
     #[serde(serialize_with = "units::as_text")]
     pub hand_over_spread: Duration,
     pub reject: Reject,
+    /// Accounting by connection.
+    pub accounting: HookMode,
 }
 
 /// Early rejection of unmatched traffic.

@@ -3,6 +3,7 @@
 //! Every hook is optional by itself, and one that is off says why. Nothing is pinned: programs and maps live by the descriptors that this
 //! process holds, so whatever way it ends, the kernel takes them away with it (docs/decisions/0005). Knows sockets and addresses, no routes.
 
+pub mod account;
 mod capability;
 pub mod control;
 mod netlink;
@@ -19,6 +20,7 @@ use std::time::Duration;
 use ingress_common::abi::WHOLE;
 use serde::{Deserialize, Serialize};
 
+use self::account::{AccountView, Accounting};
 use self::reject::{RejectView, Rejection};
 use self::rights::{Need, Rights, RightsView};
 use self::steering::{AddressView, Steering};
@@ -32,6 +34,8 @@ pub struct Kernel {
     rejection: OnceLock<Result<Arc<Rejection>, String>>,
     /// Set once, when all that asks for a right is done.
     rights: OnceLock<Rights>,
+    /// The same of accounting.
+    accounting: OnceLock<Result<Arc<Accounting>, String>>,
 }
 
 /// One hook.
@@ -78,6 +82,8 @@ pub struct KernelView {
     pub rejection: Box<RejectView>,
     #[serde(default)]
     pub rights: RightsView,
+    /// Accounting by connection.
+    pub accounting: Box<AccountView>,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -93,6 +99,7 @@ impl Kernel {
             steering: Mutex::new(State::Off(why)),
             rejection: OnceLock::new(),
             rights: OnceLock::new(),
+            accounting: OnceLock::new(),
         }
     }
 
@@ -101,6 +108,7 @@ impl Kernel {
             steering: Mutex::new(State::Prepared(Box::new(steering))),
             rejection: OnceLock::new(),
             rights: OnceLock::new(),
+            accounting: OnceLock::new(),
         }
     }
 
@@ -203,8 +211,26 @@ impl Kernel {
         matches!(self.rejection.get(), Some(Ok(_)))
     }
 
+    /// What counts connections, or why nothing does.
+    pub fn set_accounting(&self, accounting: Result<Arc<Accounting>, String>) {
+        let _ = self.accounting.set(accounting);
+    }
+
+    /// Takes out of the kernel what no open connection needs; steering ends by [`Self::let_go`].
+    pub fn detach(&self) {
+        self.let_go("detached by `ingress-agent kernel detach`");
+        if let Some(Ok(accounting)) = self.accounting.get() {
+            accounting.detach();
+        }
+    }
+
     pub fn view(&self) -> KernelView {
         KernelView {
+            accounting: Box::new(match self.accounting.get() {
+                Some(Ok(accounting)) => accounting.view(),
+                Some(Err(why)) => AccountView::off(why),
+                None => AccountView::off("not started"),
+            }),
             rejection: Box::new(match self.rejection.get() {
                 Some(Ok(rejection)) => rejection.view(),
                 Some(Err(why)) => RejectView::off(why),
@@ -227,6 +253,7 @@ impl Kernel {
                 addresses: steering.addresses(),
                 rejection: Box::default(),
                 rights: RightsView::default(),
+                accounting: Box::default(),
             },
         }
     }
@@ -253,6 +280,7 @@ impl KernelView {
             addresses: Vec::new(),
             rejection: Box::default(),
             rights: RightsView::default(),
+            accounting: Box::default(),
         }
     }
 }

@@ -2,6 +2,7 @@
 //!
 //! Arrows: source → translate → publish → {proxy, status}; only [`app`] knows them all.
 
+pub mod account;
 pub mod admin;
 pub mod app;
 pub mod bans;

@@ -8,6 +8,7 @@
 extern crate std;
 
 pub mod abi;
+pub mod account;
 pub mod bucket;
 pub mod http;
 pub mod names;

@@ -25,4 +25,5 @@ pub mod path;
 pub mod penalty;
 pub mod reason;
 pub mod resource;
+pub mod slow;
 pub mod snapshot;

@@ -3,7 +3,9 @@
 //! One file a program; every map stands in [`maps`]. Built by `cargo xtask ebpf`.
 #![no_std]
 #![no_main]
+#![feature(asm_experimental_arch)]
 
+mod account;
 mod maps;
 mod packet;
 mod reset;

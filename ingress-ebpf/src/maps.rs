@@ -1,9 +1,11 @@
 //! Every map, with what it holds and who writes it. Keys and values are laid out in `ingress_common::abi`.
 
-use aya_ebpf::bindings::BPF_F_NO_PREALLOC;
-use aya_ebpf::macros::map;
+use aya_ebpf::bindings::bpf_map_type::BPF_MAP_TYPE_SK_STORAGE;
+use aya_ebpf::bindings::{BPF_F_CLONE, BPF_F_NO_PREALLOC};
+use aya_ebpf::macros::{btf_map, map};
 use aya_ebpf::maps::{Array, HashMap, LpmTrie, LruHashMap, PerCpuArray, PerCpuHashMap, RingBuf, SockMap};
 use ingress_common::abi::{MAX_SERVED, MAX_SERVED_KEYS, MAX_SLOTS, Served, ServedKey, SteerCounts};
+use ingress_common::account::{LOSSES, Life, MAX_SUMS, SumKey, Sums, Tag};
 use ingress_common::names::NameKey;
 use ingress_common::verdict::{
     CountKey, Judged, JudgedKey, MAX_BANS, MAX_BUDGETS, MAX_COUNTS, MAX_INGRESS, MAX_JUDGED, MAX_NAMES, MAX_SOURCES, SAMPLES_BYTES,
@@ -65,3 +67,49 @@ pub static SAMPLES: RingBuf = RingBuf::with_byte_size(SAMPLES_BYTES, 0);
 /// Where a packet is judged: its bytes don't fit on the stack.
 #[map]
 pub static SCRATCH: PerCpuArray<Scratch> = PerCpuArray::with_max_entries(1, 0);
+
+/// Values that belong to sockets and go with them. Not aya's own type: that one has no room for BPF_F_CLONE.
+#[repr(C)]
+pub struct SocketStorage<T, const FLAGS: usize> {
+    r#type: *const [i32; BPF_MAP_TYPE_SK_STORAGE as usize],
+    key: *const i32,
+    value: *const T,
+    max_entries: *const [i32; 0],
+    map_flags: *const [i32; FLAGS],
+}
+
+impl<T, const FLAGS: usize> SocketStorage<T, FLAGS> {
+    const fn new() -> Self {
+        Self {
+            r#type: core::ptr::null(),
+            key: core::ptr::null(),
+            value: core::ptr::null(),
+            max_entries: core::ptr::null(),
+            map_flags: core::ptr::null(),
+        }
+    }
+}
+
+// SAFETY: the pointers only tell the loader types and numbers; nothing is ever read through them.
+unsafe impl<T, const FLAGS: usize> Sync for SocketStorage<T, FLAGS> {}
+
+/// Whose a socket is. The agent writes; sockets that a listener accepts begin with the listener's.
+#[btf_map]
+pub static TAGS: SocketStorage<Tag, { (BPF_F_NO_PREALLOC | BPF_F_CLONE) as usize }> = SocketStorage::new();
+
+/// What is known of a tagged socket so far. The kernel's side writes.
+#[btf_map]
+pub static LIVES: SocketStorage<Life, { BPF_F_NO_PREALLOC as usize }> = SocketStorage::new();
+
+/// Figures of connections that have ended, by owner. The kernel's side adds, by atomic instructions: a copy for each CPU would multiply
+/// the memory by their number. The agent reads, and removes what nobody owns any more.
+#[map]
+pub static SUMS: HashMap<SumKey, Sums> = HashMap::with_max_entries(MAX_SUMS, BPF_F_NO_PREALLOC);
+
+/// Zeros, at 0. Nobody writes.
+#[map]
+pub static EMPTY_SUMS: Array<Sums> = Array::with_max_entries(1, 0);
+
+/// What could not be counted as it should, by reason. The kernel's side writes.
+#[map]
+pub static LOST: Array<u64> = Array::with_max_entries(LOSSES, 0);

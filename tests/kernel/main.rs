@@ -2,6 +2,7 @@
 //!
 //! Where the machine can't do that at all, a case says `skipped:` with the reason and passes; anything else that fails, fails.
 
+mod account;
 mod agent;
 mod bans;
 mod hand_over;

@@ -47,6 +47,7 @@ const INDEX: &str = "<!doctype html>
 <li><a href=\"/metrics\">/metrics</a>: Prometheus metrics</li>
 <li><a href=\"/config\">/config</a>: settings and routes in force, as JSON</li>
 <li><a href=\"/kernel\">/kernel</a>: what is on in the kernel, and why what is off is, as JSON</li>
+<li><a href=\"/slow\">/slow</a>: who is slow, route by route: network, proxy or pod, as JSON</li>
 <li><a href=\"/diagnostics\">/diagnostics</a>: what is wrong with objects, as JSON</li>
 </ul></body></html>
 ";
@@ -63,9 +64,17 @@ pub(super) async fn page(path: &str, headers: &HeaderMap, state: &AdminState) ->
         "/metrics" => metrics(headers, state).await,
         "/config" => config(state),
         "/kernel" => Page::json(&state.kernel.view()),
+        "/slow" => slow(state),
         "/diagnostics" => Page::json(&state.published.load().diagnostics),
         _ => Page::text(StatusCode::NOT_FOUND, "no such page; / lists them\n"),
     }
+}
+
+fn slow(state: &AdminState) -> Page {
+    let published = state.published.load();
+    let accounts = state.accounts.get();
+    let routes = accounts.map(|accounts| accounts.routes(&published.snapshot));
+    Page::json(&routes.unwrap_or_default())
 }
 
 async fn health(state: &AdminState) -> Page {
@@ -127,8 +136,12 @@ async fn metrics(headers: &HeaderMap, state: &AdminState) -> Page {
         .and_then(|accept| accept.to_str().ok())
         .unwrap_or("");
     let format = Format::for_accept(accept);
+    let published = state.published.load();
+    let accounts = state.accounts.get();
+    let tcp = accounts.map(|accounts| accounts.totals(&published.snapshot, &state.series.load()));
     let process = Process {
-        published: &state.published.load(),
+        published: &published,
+        tcp: &tcp.unwrap_or_default(),
         folded: state.series.load().folded(),
         access_log: &state.access_log,
         draining: state.draining.load(Ordering::Relaxed),

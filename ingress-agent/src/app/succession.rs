@@ -129,9 +129,7 @@ impl Heir {
             Asked::Status => Answer::Status(self.status()),
             Asked::Detach => {
                 tracing::warn!("steering ends by order: new connections go to whoever else has the ports");
-                self.estate
-                    .kernel
-                    .let_go("detached by `ingress-agent kernel detach`");
+                self.estate.kernel.detach();
                 Answer::Done
             }
             Asked::Bans => {

@@ -130,6 +130,7 @@ fn write_status(text: &mut String, status: &Status, is_here: bool) -> std::fmt::
         text,
         "agent {pid} (version {release}): {phase}, {connections} connections"
     )?;
+    writeln!(text, "  accounting {}", kernel.accounting)?;
     writeln!(text, "  steering {}", kernel.steering)?;
     for address in &kernel.addresses {
         let share = f64::from(address.share) * 100.0 / f64::from(WHOLE);

@@ -1,11 +1,15 @@
 //! `probe`: asks the agent of this pod by its Unix socket whether it is ready or alive, for the pod's probes.
 
+use std::fmt;
 use std::io::{self, Read, Write};
+use std::net::{SocketAddr, TcpStream};
+use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use clap::{Args, ValueEnum};
+use socket2::Socket;
 
 use super::{Exit, complain, print};
 
@@ -35,11 +39,26 @@ impl Question {
 
 /// Less than a kubelet waits, so that the words below reach its Event. The agent itself gives its workers a second.
 const PATIENCE: Duration = Duration::from_secs(4);
-/// A line for each worker, at most.
-const MAX_ANSWER: u64 = 256 * 1024;
+/// A line for each worker, or a route's figures a kilobyte each.
+const MAX_ANSWER: u64 = 64 * 1024 * 1024;
+
+/// Where an agent's admin pages are.
+pub(super) enum At<'a> {
+    Socket(&'a Path),
+    Address(SocketAddr),
+}
+
+impl fmt::Display for At<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Socket(path) => path.display().fmt(f),
+            Self::Address(address) => address.fmt(f),
+        }
+    }
+}
 
 pub(super) fn probe(flags: &ProbeFlags, out: &mut dyn Write) -> Exit {
-    match ask(&flags.socket, flags.question.path()) {
+    match ask(&At::Socket(&flags.socket), flags.question.path()) {
         Ok((200, body)) => print(out, body.as_bytes()),
         Ok((_, body)) => complain(&body, Exit::Failed),
         Err(error) => complain(&format!("{}: {error}", flags.socket.display()), Exit::Failed),
@@ -47,9 +66,12 @@ pub(super) fn probe(flags: &ProbeFlags, out: &mut dyn Write) -> Exit {
 }
 
 /// Status and body.
-fn ask(socket: &Path, path: &str) -> io::Result<(u16, String)> {
+pub(super) fn ask(at: &At<'_>, path: &str) -> io::Result<(u16, String)> {
     let until = Instant::now() + PATIENCE;
-    let mut stream = UnixStream::connect(socket)?;
+    let mut stream = match at {
+        At::Socket(socket) => Socket::from(OwnedFd::from(UnixStream::connect(socket)?)),
+        At::Address(address) => Socket::from(TcpStream::connect_timeout(address, PATIENCE)?),
+    };
     stream.set_write_timeout(Some(PATIENCE))?;
     write!(
         stream,
@@ -62,7 +84,7 @@ fn ask(socket: &Path, path: &str) -> io::Result<(u16, String)> {
     Ok((status.ok_or_else(malformed)?, body.to_owned()))
 }
 
-fn read_all(stream: &UnixStream, until: Instant) -> io::Result<String> {
+fn read_all(stream: &Socket, until: Instant) -> io::Result<String> {
     let mut bytes = Vec::new();
     let mut part = [0; 4096];
     let mut input = stream.take(MAX_ANSWER);

@@ -254,6 +254,15 @@ struct KernelFlags {
     /// and its programs are in the kernel: what comes later goes by the descriptors that it holds.
     #[arg(long, value_name = "BOOL", env = "INGRESS_AGENT_KEEP_CAPABILITIES", default_value = "false", action = ArgAction::Set)]
     keep_capabilities: bool,
+    /// Accounting by connection: round trips, retransmits, resets and delays by route and backend. auto (where it can be), on (or the start fails)
+    /// or off. Without it a part of the requests is sampled.
+    #[arg(
+        long,
+        value_name = "MODE",
+        env = "INGRESS_AGENT_KERNEL_ACCOUNTING",
+        default_value = "auto"
+    )]
+    kernel_accounting: HookMode,
 
     /// After a hand-over: time over which connections are told to end, and after --hand-over-timeout WebSockets closed, so that their clients do not all come back at once (ms, s, m, h).
     #[arg(long, value_name = "DURATION", env = "INGRESS_AGENT_HAND_OVER_SPREAD", default_value = "1m", value_parser = units::duration)]
@@ -443,6 +452,7 @@ impl KernelFlags {
             keep_capabilities: self.keep_capabilities,
             hand_over_spread: self.hand_over_spread,
             reject: self.reject.resolve(self.kernel),
+            accounting: self.kernel_accounting.under(self.kernel),
         }
     }
 }

@@ -16,12 +16,16 @@ pub enum Hook {
     Reject,
     Tc,
     Xdp,
+    Account,
+    /// Who reset a connection; a part of accounting that needs more.
+    Resets,
 }
 
 impl Hook {
     fn needs(self) -> &'static [Capability] {
         match self {
-            Self::Steering => &[Capability::NetAdmin, Capability::Bpf],
+            Self::Steering | Self::Account => &[Capability::NetAdmin, Capability::Bpf],
+            Self::Resets => &[Capability::Bpf, Capability::Perfmon],
             Self::Reject | Self::Tc | Self::Xdp => {
                 &[Capability::NetAdmin, Capability::Bpf, Capability::Perfmon]
             }
@@ -38,6 +42,10 @@ impl Hook {
             Self::Tc => (6, 6),
             // Programs for packets in several fragments.
             Self::Xdp => (5, 18),
+            // Links of control groups; socket storage for sock_ops came before.
+            Self::Account => (5, 7),
+            // Socket storage for tracing programs.
+            Self::Resets => (5, 11),
         }
     }
 
@@ -49,6 +57,10 @@ impl Hook {
             Self::Reject => "unmatched traffic is answered by the agent itself",
             Self::Tc => "names are not judged, and headers only where XDP is",
             Self::Xdp => "tc judges headers too",
+            Self::Account => {
+                "connections are looked at by sampling (TCP_INFO), which misses those that no request came from"
+            }
+            Self::Resets => "the rest of accounting goes on",
         }
     }
 }
@@ -60,6 +72,8 @@ impl fmt::Display for Hook {
             Self::Reject => "early rejection (tc, XDP)",
             Self::Tc => "early rejection by tc",
             Self::Xdp => "early rejection by XDP",
+            Self::Account => "accounting (sock_ops)",
+            Self::Resets => "seeing who resets (tcp_receive_reset)",
         })
     }
 }

@@ -23,9 +23,13 @@ use super::body::{Progress, ResponseBody};
 use super::serve::Connection;
 use super::upstream::Timing;
 use super::worker::Worker;
+use crate::account::{ClientTcp, Finished};
 use crate::error::{ProxyError, Side};
 use crate::telemetry::metrics::UpstreamEvent;
 use crate::telemetry::record::{HttpVersion, RequestRecord, TlsRecord, UpstreamRecord};
+
+/// A request body that comes with its head, more or less.
+const SHORT_BODY: u64 = 8 * 1024;
 
 /// The open account of one request.
 pub(crate) struct Account {
@@ -47,6 +51,8 @@ pub(crate) struct Account {
     pub(crate) progress: Rc<Progress>,
     /// Ends when the response has been sent.
     pub(crate) in_flight: Option<InFlight>,
+    /// Until the head of the answer was there.
+    head: Option<Duration>,
     status: u16,
     sent: u64,
 }
@@ -69,14 +75,22 @@ impl Account {
             unowned: None,
             progress: Rc::default(),
             in_flight: None,
+            head: None,
             status: 0,
             sent: 0,
         })
     }
 
+    /// The request has its route, and with it its connection.
+    pub(crate) fn routed(&mut self, route: &Arc<Route>) {
+        self.connection.line.routed(route, self.started);
+        self.route = Some(Arc::clone(route));
+    }
+
     /// Hands the account over to the response's body.
     pub(crate) fn serve(mut self: Box<Self>, response: Response<ResponseBody>) -> Response<Served> {
         self.status = response.status().as_u16();
+        self.head = self.timing.map(|_| self.started.elapsed());
         self.progress.answered.set(true);
         response.map(|body| Served {
             body,
@@ -132,6 +146,22 @@ impl Account {
         }
     }
 
+    /// What the client's connection tells, where this request is one that is looked at.
+    fn look(&self, ended: Instant) -> Option<ClientTcp> {
+        let timing = self.timing;
+        let finished = Finished {
+            duration: ended.saturating_duration_since(self.started),
+            head: self.head,
+            connect: timing.and_then(|timing| timing.connect),
+            // While a long body came, the endpoint had to wait for the client.
+            first_byte: timing
+                .filter(|_| self.progress.received.get() <= SHORT_BODY)
+                .map(|timing| timing.first_byte),
+            once: self.attempts == 1,
+        };
+        self.connection.line.finished(self.route.as_ref()?, &finished)
+    }
+
     fn record(&self, ended: Instant) -> RequestRecord<'_> {
         let connection = &self.connection;
         let headers = &self.parts.headers;
@@ -161,6 +191,7 @@ impl Account {
             status: self.status,
             reason: self.reason,
             route: self.route.as_deref(),
+            client_tcp: self.look(ended),
             upstream: self.cluster.as_ref().map(|cluster| UpstreamRecord {
                 cluster: &cluster.key,
                 endpoint: self.endpoint,

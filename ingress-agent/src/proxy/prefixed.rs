@@ -6,8 +6,12 @@ use std::task::{Context, Poll};
 
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, ReadBuf};
 
+use crate::account::LineGuard;
+
 /// Gives `first` to its reader before it asks the stream.
 pub(crate) struct Prefixed<S> {
+    /// Dropped before the stream, while its socket is still open.
+    _line: Option<LineGuard>,
     first: Vec<u8>,
     given: usize,
     stream: S,
@@ -16,15 +20,23 @@ pub(crate) struct Prefixed<S> {
 impl<S: AsyncRead + AsyncWrite + Unpin> Prefixed<S> {
     pub(crate) fn new(stream: S) -> Self {
         Self {
+            _line: None,
             first: Vec::new(),
             given: 0,
             stream,
         }
     }
 
+    /// The socket's line ends with it.
+    pub(crate) fn on_line(mut self, line: LineGuard) -> Self {
+        self._line = Some(line);
+        self
+    }
+
     /// The same for what was read already.
     pub(crate) fn with(first: Vec<u8>, stream: S) -> Self {
         Self {
+            _line: None,
             first,
             given: 0,
             stream,

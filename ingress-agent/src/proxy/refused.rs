@@ -30,6 +30,7 @@ pub(crate) fn tell(connection: &Connection, protocol: HttpVersion) {
         status: refusal.reason.status().as_u16(),
         reason: Some(refusal.reason),
         route: None,
+        client_tcp: None,
         upstream: None,
         request_bytes: 0,
         response_bytes: 0,

@@ -234,7 +234,7 @@ fn resolve(
     };
     match live.snapshot.find(&view) {
         Ok(route) => {
-            account.route = Some(Arc::clone(route));
+            account.routed(route);
             Ok(Arc::clone(route))
         }
         Err(miss) => {

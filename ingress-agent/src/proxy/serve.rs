@@ -30,6 +30,7 @@ use super::upstream::UpstreamIo;
 use super::wire::detect::{self, Speaks};
 use super::wire::{self, ClientStream, End, Gate, GateHandle, Refusal, Server};
 use super::worker::{ConnectionSlot, Worker};
+use crate::account::ClientLine;
 use crate::config::ProxyProtocol;
 use crate::telemetry::metrics::{self, TlsOutcome};
 use crate::telemetry::record::{HttpVersion, Listener, TlsVersion};
@@ -48,6 +49,8 @@ pub(crate) struct Connection {
     pub(crate) client_text: HeaderValue,
     pub(crate) local_port_text: HeaderValue,
     pub(crate) tls: Option<TlsFacts>,
+    /// Whose the connection is, for accounting.
+    pub(crate) line: Rc<ClientLine>,
     pub(crate) gate: GateHandle,
     /// Left by a request whose upgrade the backend granted; begins when the 101 has gone out.
     pub(crate) tunnel: RefCell<Option<Tunnel>>,
@@ -92,6 +95,8 @@ pub(crate) async fn connection(worker: Rc<Worker>, accepted: Accepted) {
         return; // reset while it was in the queue
     };
     let peer = SocketAddr::new(peer.ip().to_canonical(), peer.port());
+    let line = worker.desk.client(&stream, listener);
+    let stream = Prefixed::new(stream).on_line(line.guard());
     let (stream, client) = match read_proxy_header(&worker, stream, peer).await {
         Ok(read) => read,
         Err(how) => return tracing::debug!(%peer, "connection closed: {how}"),
@@ -105,6 +110,7 @@ pub(crate) async fn connection(worker: Rc<Worker>, accepted: Accepted) {
         peer,
         client,
         local: SocketAddr::new(local.ip().to_canonical(), local.port()),
+        line,
         counted,
         _slot: slot,
     };
@@ -121,6 +127,7 @@ struct Opening {
     peer: SocketAddr,
     client: SocketAddr,
     local: SocketAddr,
+    line: Rc<ClientLine>,
     counted: metrics::Connection,
     /// Held as long as the connection counts against the limits.
     _slot: ConnectionSlot,
@@ -287,6 +294,7 @@ impl Opening {
                 .unwrap_or(HeaderValue::from_static("unknown")),
             local_port_text: HeaderValue::from(self.local.port()),
             tls,
+            line: Rc::clone(&self.line),
             gate,
             tunnel: RefCell::new(None),
             refusal_told: Cell::new(false),
@@ -331,10 +339,9 @@ async fn carry(worker: &Worker, tunnel: Tunnel, client: Prefixed<ClientStream>) 
 /// Takes the PROXY header off, when the listener expects one from this peer (proxy-protocol.txt, section 2: never guessed).
 async fn read_proxy_header(
     worker: &Worker,
-    stream: TcpStream,
+    mut stream: Prefixed<TcpStream>,
     peer: SocketAddr,
 ) -> Result<(Prefixed<TcpStream>, SocketAddr), &'static str> {
-    let mut stream = Prefixed::new(stream);
     let expected = worker.shared.config.proxy_protocol == ProxyProtocol::On && worker.trusts(peer.ip());
     if !expected {
         return Ok((stream, peer));

@@ -12,6 +12,7 @@ use http::{HeaderMap, HeaderValue, Method, Response, StatusCode};
 use ingress_core::filter::Edit;
 use ingress_core::resource::{Protocol, Timeouts};
 
+use crate::account::Desk;
 use crate::error::ProxyError;
 use crate::proxy::body::RequestBody;
 
@@ -49,6 +50,8 @@ pub struct Settings {
     pub tcp_keepalive: Option<Duration>,
     /// How long a request with `Expect: 100-continue` waits for the backend's word before its body follows anyway (RFC 9110, 10.1.1).
     pub continue_wait: Duration,
+    /// Where connections are accounted for; tests have none.
+    pub desk: Option<Rc<Desk>>,
 }
 
 impl Default for Settings {
@@ -58,6 +61,7 @@ impl Default for Settings {
             streams_per_connection: 100,
             tcp_keepalive: Some(Duration::from_secs(60)),
             continue_wait: Duration::from_secs(1),
+            desk: None,
         }
     }
 }
@@ -141,7 +145,7 @@ pub struct Failed {
 impl Upstreams {
     pub fn new(settings: Settings, idle_budget: Arc<IdleBudget>) -> Self {
         let pool = Pool::new(idle_budget, settings.idle_timeout);
-        let connector = Connector::new(settings.tcp_keepalive);
+        let connector = Connector::new(settings.tcp_keepalive, settings.desk.clone());
         let shared = Rc::new(Shared {
             settings,
             pool,
@@ -226,6 +230,11 @@ impl Shared {
             transport,
             timer: timer::Timer::default(),
             key: self.key(call),
+            line: self
+                .settings
+                .desk
+                .as_ref()
+                .map(|desk| desk.endpoint(call.address)),
             single_use: call.proxy_header.is_some(),
             open: self.pool.opened(),
         }

@@ -23,6 +23,7 @@ use super::tunnel;
 use super::upstream::{IdleBudget, Settings, Upstreams};
 use super::wire;
 use crate::bans::{Penalties, Teller};
+use crate::account::{Accounts, Desk};
 use crate::config::Config;
 use crate::drain::{Drain, Watcher};
 use crate::live::Live;
@@ -42,6 +43,7 @@ pub struct Shared {
     pub limits: Arc<wire::Limits>,
     pub forwarding: Forwarding,
     pub idle_budget: Arc<IdleBudget>,
+    pub accounts: Arc<Accounts>,
     pub series: metrics::collect::SharedSeries,
     pub drain: Arc<Drain>,
     pub penalties: Arc<Penalties>,
@@ -66,6 +68,7 @@ pub(crate) struct Worker {
     pub(crate) upstreams: Upstreams,
     pub(crate) shard: Rc<Shard>,
     pub(crate) bans: Teller,
+    pub(crate) desk: Rc<Desk>,
     access_log: Rc<AccessLog>,
     /// Rings when the order to drain has come: cheaper to listen to than the order itself, on every poll of every connection.
     pub(crate) bell: Rc<Bell>,
@@ -94,8 +97,10 @@ async fn serve_all(equipment: Equipment) -> io::Result<()> {
         inbox,
     } = equipment;
     let upstream = &shared.config.upstream;
+    let desk = shared.accounts.desk();
     let settings = Settings {
         idle_timeout: upstream.idle_timeout,
+        desk: Some(Rc::clone(&desk)),
         ..Settings::default()
     };
     let worker = Rc::new(Worker {
@@ -103,6 +108,7 @@ async fn serve_all(equipment: Equipment) -> io::Result<()> {
         shard: Shard::new(Arc::clone(&shared.series)),
         bans: Teller::new(Arc::clone(&shared.penalties)),
         shared,
+        desk,
         access_log: access_log.worker(),
         bell: Rc::default(),
         scratch: tunnel::Scratch::default(),
@@ -116,6 +122,7 @@ async fn serve_all(equipment: Equipment) -> io::Result<()> {
     spawn_local(inbox.serve(Rc::clone(&worker.shard), move || pool_numbers(&upstreams)));
     spawn_local(memory::keep_giving_back());
     spawn_local(AccessLog::keep_flushing(Rc::downgrade(&worker.access_log)));
+    spawn_local(Desk::watch_lag(Rc::downgrade(&worker.desk)));
     let mut accepting = JoinSet::new();
     for (listener, socket) in sockets {
         socket.set_nonblocking(true)?;

@@ -11,6 +11,7 @@ pub mod render;
 pub mod series;
 pub mod shard;
 mod source;
+mod tcp;
 mod text;
 
 pub use collect::{Inbox, Mailbox, mailbox};

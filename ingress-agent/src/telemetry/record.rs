@@ -4,6 +4,7 @@ use std::fmt;
 use std::net::{IpAddr, SocketAddr};
 use std::time::{Duration, SystemTime};
 
+use crate::account::ClientTcp;
 use ingress_core::reason::Reason;
 use ingress_core::resource::{ClusterKey, UnownedHost};
 use ingress_core::snapshot::Route;
@@ -33,6 +34,8 @@ pub struct RequestRecord<'a> {
     /// Why the agent answered by itself.
     pub reason: Option<Reason>,
     pub route: Option<&'a Route>,
+    /// The client's connection at the end of the request, where it was looked at.
+    pub client_tcp: Option<ClientTcp>,
     pub upstream: Option<UpstreamRecord<'a>>,
     /// Of the request's body, without framing.
     pub request_bytes: u64,

@@ -71,6 +71,7 @@ pub(crate) fn record() -> RequestRecord<'static> {
         status: 200,
         reason: None,
         route: None,
+        client_tcp: None,
         upstream: None,
         request_bytes: 0,
         response_bytes: 12,

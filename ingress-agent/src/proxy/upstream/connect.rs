@@ -2,6 +2,7 @@
 
 use std::io;
 use std::net::SocketAddr;
+use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -18,19 +19,22 @@ use tokio_rustls::TlsConnector;
 
 use super::io::Transport;
 use super::{Call, ProxyHeader};
+use crate::account::Desk;
 use crate::error::ProxyError;
 use ingress_core::resource::Protocol;
 
 /// Opens connections; holds the TLS sessions that can be resumed.
 pub(super) struct Connector {
     keepalive: Option<TcpKeepalive>,
+    desk: Option<Rc<Desk>>,
     http1: Option<TlsConnector>,
     http2: Option<TlsConnector>,
 }
 
 impl Connector {
-    pub(super) fn new(keepalive: Option<Duration>) -> Self {
+    pub(super) fn new(keepalive: Option<Duration>, desk: Option<Rc<Desk>>) -> Self {
         Self {
+            desk,
             keepalive: keepalive.map(|time| TcpKeepalive::new().with_time(time).with_interval(time)),
             http1: tls(b"http/1.1"),
             http2: tls(b"h2"),
@@ -70,7 +74,10 @@ impl Connector {
     }
 
     async fn tcp(&self, address: SocketAddr, header: Option<ProxyHeader>) -> io::Result<TcpStream> {
-        let mut stream = TcpStream::connect(address).await?;
+        let mut stream = match &self.desk {
+            Some(desk) => desk.connect(address).await?,
+            None => TcpStream::connect(address).await?,
+        };
         stream.set_nodelay(true)?;
         if let Some(keepalive) = &self.keepalive {
             SockRef::from(&stream).set_tcp_keepalive(keepalive)?;

@@ -21,6 +21,7 @@ use tokio::sync::Notify;
 use super::http2::SharedConnection;
 use super::io::Transport;
 use super::timer::Timer;
+use crate::account::EndpointLine;
 use crate::error::ProxyError;
 
 /// Buffers kept for the next exchange, of each kind.
@@ -130,6 +131,8 @@ pub(super) struct Connection {
     pub(super) transport: Transport,
     pub(super) timer: Timer,
     pub(super) key: ConnectionKey,
+    /// For accounting.
+    pub(super) line: Option<EndpointLine>,
     /// Made for one request alone.
     pub(super) single_use: bool,
     pub(super) open: OpenGuard,
@@ -249,6 +252,9 @@ impl Pool {
 
     /// Keeps a connection whose last exchange ended cleanly; over the budget it is closed.
     pub(super) fn put(&self, connection: Connection, backend_limit: Option<Duration>) {
+        if let Some(line) = &connection.line {
+            line.used(connection.transport.socket());
+        }
         let Some(until) = self.idle_end(backend_limit) else {
             return;
         };

@@ -44,6 +44,15 @@ pub(super) fn json(out: &mut Vec<u8>, record: &RequestRecord<'_>) {
     );
     optional(out, "user_agent", record.user_agent);
     optional(out, "referer", record.referer);
+    if let Some(tcp) = record.client_tcp {
+        let _ = write!(
+            out,
+            ",\"client_rtt_ms\":{},\"client_least_rtt_ms\":{},\"client_retransmits\":{}",
+            Millis(tcp.rtt),
+            Millis(tcp.least_rtt),
+            tcp.retransmits
+        );
+    }
     json_routing(out, record);
     out.extend_from_slice(b"}\n");
 }

@@ -23,6 +23,13 @@ pub(super) fn render(page: &mut Page, view: &KernelView) {
         None,
         u8::from(view.rejection.on),
     );
+    let hook = Labels::new().with("hook", "accounting");
+    page.sample(
+        "ingress_agent_kernel_hook",
+        &hook,
+        None,
+        u8::from(view.accounting.on),
+    );
     rejection(page, view);
     page.family(
         "ingress_agent_steering_connections_total",

@@ -12,7 +12,8 @@ use super::shard::{RouteSeries, ServiceSeries, ShardSnapshot, UpstreamEvent};
 use super::source;
 pub use super::text::Format;
 use super::text::{Labels, Page, seconds};
-use super::{kernel, process};
+use super::{kernel, process, tcp};
+use crate::account::TcpTotals;
 use crate::admin::Published;
 use crate::kernel::KernelView;
 use crate::source::cluster::counts::SourceCounts;
@@ -29,6 +30,7 @@ pub struct Process<'a> {
     /// Of the cluster, where that is the source.
     pub source: Option<&'a SourceCounts>,
     pub kernel: &'a KernelView,
+    pub tcp: &'a TcpTotals,
 }
 
 /// The whole page.
@@ -45,6 +47,7 @@ pub fn render(format: Format, collected: &Collected, process: &Process<'_>) -> S
     }
     agent(&mut page, collected, process);
     kernel::render(&mut page, process.kernel);
+    tcp::render(&mut page, process.tcp);
     process::render(&mut page);
     page.finish()
 }

@@ -14,6 +14,7 @@ use super::collect::{Collected, SharedSeries, collect};
 use super::histogram::Histogram;
 use super::render::{Format, Process, render};
 use super::*;
+use crate::account::TcpTotals;
 use crate::admin::Published;
 use crate::kernel::rights::RightsView;
 use crate::kernel::steering::AddressView;
@@ -40,6 +41,7 @@ fn published() -> Published {
 
 fn steered() -> KernelView {
     KernelView {
+        accounting: Box::default(),
         rejection: Box::default(),
         rights: RightsView::default(),
         steering: HookView {
@@ -80,6 +82,10 @@ fn page_of(format: Format, total: ShardSnapshot, published: &Published) -> Strin
         folded: 5,
         access_log: &Counts::default(),
         draining: false,
+        tcp: &TcpTotals {
+            counted: true,
+            ..TcpTotals::default()
+        },
         source: None,
         kernel: &steered(),
     };

@@ -1,0 +1,240 @@
+//! Accounting by connection in the kernel: the program that adds up what tagged sockets did, and the tags.
+//!
+//! Attached to the agent's own control group; sockets of others that are in it (where that is the root) have no tag and do not count. Tags are
+//! written and sums read by descriptors alone: no capability is needed after the start.
+
+mod cgroup;
+mod sys;
+
+use std::collections::HashMap as Plain;
+use std::fs::File;
+use std::os::fd::{AsFd, RawFd};
+use std::path::Path;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Mutex, PoisonError};
+
+use aya::maps::{Array, HashMap, Map, MapData};
+use aya::programs::{BtfTracePoint, CgroupAttachMode, SockOps};
+use aya::{Btf, Ebpf};
+use ingress_common::account::{LOST_NO_ROOM, MAX_SUMS, SumKey, Sums, Tag};
+use serde::{Deserialize, Serialize};
+
+use super::object;
+use super::trouble::{Hook, Step, Trouble};
+
+pub use self::sys::{TcpInfo, monotonic, tcp_info};
+
+/// In force until it is dropped or detached.
+pub struct Accounting {
+    /// Programs and their links; `None` once they are detached.
+    programs: Mutex<Option<Ebpf>>,
+    tags: MapData,
+    sums: Mutex<HashMap<MapData, SumKey, Sums>>,
+    lost: Array<MapData, u64>,
+    cgroup: String,
+    /// Why it isn't known who reset a connection; empty where it is.
+    resets_unknown: String,
+    tagged: AtomicU64,
+    untagged: AtomicU64,
+}
+
+/// What an operator sees.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct AccountView {
+    pub on: bool,
+    /// Why it is off; empty while it is on.
+    pub reason: String,
+    /// The control group whose sockets are seen.
+    pub cgroup: String,
+    /// What is not known, and why.
+    pub notes: Vec<String>,
+    /// Owners (routes, endpoints) with sums, and how many there may be.
+    pub owners: usize,
+    pub most_owners: u32,
+    /// Connections counted under nobody's name, because there was no room.
+    pub lost: u64,
+    /// Tags written; each costs a system call.
+    #[serde(default)]
+    pub tagged: u64,
+    /// Sockets that could not be tagged.
+    pub untagged: u64,
+}
+
+impl AccountView {
+    pub(super) fn off(reason: &str) -> Self {
+        Self {
+            reason: reason.to_owned(),
+            ..Self::default()
+        }
+    }
+}
+
+impl std::fmt::Display for AccountView {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self.on {
+            true => f.write_str("on"),
+            false => write!(f, "off: {}", self.reason),
+        }
+    }
+}
+
+const PROGRAM: &str = "ingress_account";
+const RESETS: &str = "ingress_reset_seen";
+const RESETS_AT: &str = "tcp_receive_reset";
+
+impl Accounting {
+    /// Loads and attaches: from here on every tagged socket counts.
+    ///
+    /// # Errors
+    /// With the step that failed; nothing is left behind then.
+    pub fn start() -> Result<Self, Trouble> {
+        let cgroup = cgroup::own().map_err(|why| Trouble::unfit(Hook::Account, Step::Attach, why))?;
+        let mut ebpf = object::load(Hook::Account, &["SUMS", "EMPTY_SUMS", "LOST", "TAGS", "LIVES"])?;
+        attach(&mut ebpf, &cgroup)?;
+        let resets_unknown = watch_resets(&mut ebpf)
+            .err()
+            .map(|trouble| trouble.to_string())
+            .unwrap_or_default();
+        Ok(Self {
+            tags: tags(&mut ebpf)?,
+            sums: Mutex::new(take(&mut ebpf, "SUMS")?),
+            lost: take(&mut ebpf, "LOST")?,
+            programs: Mutex::new(Some(ebpf)),
+            cgroup: cgroup.display().to_string(),
+            resets_unknown,
+            tagged: AtomicU64::new(0),
+            untagged: AtomicU64::new(0),
+        })
+    }
+
+    /// Says whose a socket is; of a listener, whose those will be that it accepts. A failure counts, and costs the connection nothing.
+    pub fn tag(&self, socket: RawFd, tag: &Tag) {
+        let counter = match sys::set_tag(self.tags.fd().as_fd(), socket, tag) {
+            Ok(()) => &self.tagged,
+            Err(_) => &self.untagged,
+        };
+        counter.fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// All sums so far.
+    pub fn sums(&self) -> Plain<SumKey, Sums> {
+        let sums = self.sums.lock().unwrap_or_else(PoisonError::into_inner);
+        sums.iter().filter_map(Result::ok).collect()
+    }
+
+    /// Lets go of sums that nobody asks for any more.
+    pub fn forget(&self, key: &SumKey) {
+        let mut sums = self.sums.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Err(error) = sums.remove(key) {
+            tracing::debug!(%error, ?key, "sums that nobody owns stay in the kernel");
+        }
+    }
+
+    /// Takes the programs out of the kernel; what was counted stays readable.
+    pub fn detach(&self) {
+        drop(
+            self.programs
+                .lock()
+                .unwrap_or_else(PoisonError::into_inner)
+                .take(),
+        );
+    }
+
+    pub fn view(&self) -> AccountView {
+        let on = self
+            .programs
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .is_some();
+        let sums = self.sums.lock().unwrap_or_else(PoisonError::into_inner);
+        let reason = if on {
+            ""
+        } else {
+            "detached by `ingress-agent kernel detach`"
+        };
+        AccountView {
+            on,
+            reason: reason.to_owned(),
+            cgroup: self.cgroup.clone(),
+            notes: Some(self.resets_unknown.clone())
+                .filter(|why| !why.is_empty())
+                .map(|why| format!("who resets a connection is not told apart: {why}"))
+                .into_iter()
+                .collect(),
+            owners: sums.keys().filter(Result::is_ok).count(),
+            most_owners: MAX_SUMS,
+            lost: self.lost.get(&LOST_NO_ROOM, 0).unwrap_or_default(),
+            tagged: self.tagged.load(Ordering::Relaxed),
+            untagged: self.untagged.load(Ordering::Relaxed),
+        }
+    }
+}
+
+impl std::fmt::Debug for Accounting {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Accounting")
+            .field("cgroup", &self.cgroup)
+            .finish_non_exhaustive()
+    }
+}
+
+fn attach(ebpf: &mut Ebpf, cgroup: &Path) -> Result<(), Trouble> {
+    let trouble =
+        |step, error: &(dyn std::error::Error + 'static)| Trouble::from_aya(Hook::Account, step, error);
+    let folder = File::open(cgroup).map_err(|error| trouble(Step::Attach, &error))?;
+    let program: &mut SockOps = ebpf
+        .program_mut(PROGRAM)
+        .and_then(|program| program.try_into().ok())
+        .ok_or_else(|| missing(PROGRAM))?;
+    program.load().map_err(|error| trouble(Step::Load, &error))?;
+    // A link of a cgroup always stands beside others; the kernel takes no flag that says so (EINVAL).
+    program
+        .attach(folder, CgroupAttachMode::Single)
+        .map_err(|error| trouble(Step::Attach, &error))?;
+    Ok(())
+}
+
+/// Needs the kernel's own type information and CAP_PERFMON; accounting goes on without.
+fn watch_resets(ebpf: &mut Ebpf) -> Result<(), Trouble> {
+    let trouble =
+        |step, error: &(dyn std::error::Error + 'static)| Trouble::from_aya(Hook::Resets, step, error);
+    let btf = Btf::from_sys_fs().map_err(|error| trouble(Step::Load, &error))?;
+    let program: &mut BtfTracePoint = ebpf
+        .program_mut(RESETS)
+        .and_then(|program| program.try_into().ok())
+        .ok_or_else(|| missing(RESETS))?;
+    program
+        .load(RESETS_AT, &btf)
+        .map_err(|error| trouble(Step::Load, &error))?;
+    program.attach().map_err(|error| trouble(Step::Attach, &error))?;
+    Ok(())
+}
+
+fn missing(program: &str) -> Trouble {
+    Trouble::unfit(
+        Hook::Account,
+        Step::Load,
+        format!("the object has no program {program}"),
+    )
+}
+
+fn tags(ebpf: &mut Ebpf) -> Result<MapData, Trouble> {
+    match ebpf.take_map("TAGS") {
+        Some(Map::SkStorage(tags)) => Ok(tags),
+        _ => Err(Trouble::unfit(
+            Hook::Account,
+            Step::Maps,
+            "the object has no map TAGS of socket storage",
+        )),
+    }
+}
+
+fn take<M: TryFrom<Map, Error: std::error::Error + 'static>>(
+    ebpf: &mut Ebpf,
+    name: &str,
+) -> Result<M, Trouble> {
+    let map = ebpf
+        .take_map(name)
+        .ok_or_else(|| Trouble::unfit(Hook::Account, Step::Maps, format!("the object has no map {name}")))?;
+    M::try_from(map).map_err(|error| Trouble::from_aya(Hook::Account, Step::Maps, &error))
+}
