@@ -2,9 +2,11 @@
 //!
 //! All cases share one cluster and run at the same time; each has a namespace and an IngressClass of its own.
 
+mod access;
 mod admission;
 mod deploy;
 mod lab;
+mod outage;
 mod serving;
 mod status;
 

@@ -9,6 +9,7 @@ mod flags;
 mod namespace;
 mod pki;
 mod pods;
+mod relay;
 
 use std::io::{BufRead, BufReader, Write};
 use std::path::{Path, PathBuf};
@@ -21,6 +22,7 @@ pub use self::api::{Api, ApiAnswer};
 use self::control_plane::{Facts, Program};
 pub use self::namespace::Namespace;
 pub use self::pods::Pod;
+pub use self::relay::{Asked, Fault, Relay};
 
 /// A running cluster; ends with its handle or with the process that holds it.
 #[derive(Debug)]
