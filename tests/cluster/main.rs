@@ -4,6 +4,7 @@
 
 mod access;
 mod admission;
+mod cert_manager;
 mod deploy;
 mod lab;
 mod outage;
