@@ -103,6 +103,17 @@ impl<'n> Account<'n> {
         Ok(())
     }
 
+    /// A kubeconfig straight to the API server, in a folder of the agent's.
+    pub(crate) fn write_kubeconfig(&self, folder: &Path) -> anyhow::Result<std::path::PathBuf> {
+        let (token, path) = (folder.join("token"), folder.join("kubeconfig"));
+        self.write_token("direct", &token)?;
+        let original = std::fs::read_to_string(self.namespace.cluster().kubeconfig())?;
+        let mut config: Value = serde_json::from_str(&original)?;
+        config["users"][0]["user"] = json!({"tokenFile": token});
+        std::fs::write(&path, config.to_string())?;
+        Ok(path)
+    }
+
     /// The tokens that are bound to this Secret are refused from now on.
     pub(crate) fn expire(&self, bound_to: &str) -> Done {
         self.namespace.delete("secret", bound_to)

@@ -5,8 +5,10 @@
 mod access;
 mod admission;
 mod cert_manager;
+mod choices;
 mod deploy;
 mod lab;
+mod mistakes;
 mod outage;
 mod serving;
 mod status;
