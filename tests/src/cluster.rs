@@ -4,6 +4,7 @@
 //! ends. What is here talks to it, and to the API server.
 
 mod api;
+mod bulk;
 pub mod control_plane;
 mod flags;
 mod namespace;
@@ -19,6 +20,7 @@ use std::sync::{Mutex, PoisonError};
 use anyhow::{Context, bail};
 
 pub use self::api::{Api, ApiAnswer};
+pub use self::bulk::Bulk;
 use self::control_plane::{Facts, Program};
 pub use self::namespace::Namespace;
 pub use self::pods::Pod;

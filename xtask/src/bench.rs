@@ -5,6 +5,7 @@
 
 mod ask;
 mod changes;
+mod cluster;
 mod half_load;
 mod idle;
 mod load;
@@ -71,6 +72,8 @@ pub(crate) enum Case {
     HalfLoad,
     /// Latency of the agent while 10 Ingresses and 1,000 endpoints a second change.
     Changes,
+    /// The agent alone, on a real API server with 10,000 Ingresses, 1,000 Secrets and 100,000 endpoints.
+    Cluster,
 }
 
 impl Case {
@@ -85,12 +88,16 @@ impl Case {
             Self::IdleTls => "idle TLS connections",
             Self::HalfLoad => "half load",
             Self::Changes => "half load with changes",
+            Self::Cluster => "a large cluster",
         }
     }
 
     /// Whether it is a plain load, compared in the one table.
     fn is_plain(self) -> bool {
-        !matches!(self, Self::Scale | Self::IdleTls | Self::HalfLoad | Self::Changes)
+        !matches!(
+            self,
+            Self::Scale | Self::IdleTls | Self::HalfLoad | Self::Changes | Self::Cluster
+        )
     }
 }
 
@@ -98,7 +105,9 @@ type Results = BTreeMap<(Case, Peer), Vec<Measured>>;
 
 pub(crate) fn run(options: &Options) -> anyhow::Result<ExitCode> {
     let interrupt = Interrupt::catch()?;
-    ensure_programs()?;
+    if options.case != [Case::Cluster] {
+        ensure_programs()?;
+    }
     let profile = if options.dev {
         Profile::Dev
     } else {
@@ -129,6 +138,9 @@ pub(crate) fn run(options: &Options) -> anyhow::Result<ExitCode> {
     }
     if chosen(Case::Scale) {
         scale::run(&bench)?;
+    }
+    if chosen(Case::Cluster) {
+        cluster::run(&bench)?;
     }
     Ok(ExitCode::SUCCESS)
 }
