@@ -21,7 +21,7 @@ use kube::api::{ListParams, Patch, PatchParams, PostParams};
 use kube::{Api, Client};
 use tokio::sync::watch;
 use tokio::task::JoinSet;
-use tokio::time::{Instant, sleep, sleep_until};
+use tokio::time::{Instant, interval, sleep_until};
 
 use self::events::Ledger;
 use self::lease::Election;
@@ -272,6 +272,8 @@ impl Writer {
         let patches = plan::plan(seen, &owned, &addresses, &self.fights, std::time::Instant::now());
         let mut under_way = JoinSet::new();
         let mut failed = None;
+        // What a slow answer took is made up for.
+        let mut pace = interval(GAP);
         for patch in patches {
             if !*self.leading.borrow() {
                 break;
@@ -282,7 +284,7 @@ impl Writer {
                 take_in(done, seen, &mut self.written, &mut failed);
             }
             under_way.spawn(write(self.client.clone(), patch));
-            sleep(GAP).await;
+            pace.tick().await;
         }
         while let Some(done) = under_way.join_next().await {
             take_in(done, seen, &mut self.written, &mut failed);

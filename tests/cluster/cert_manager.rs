@@ -103,7 +103,7 @@ fn post(cluster: &Cluster, place: &str, object: &Value) -> anyhow::Result<String
 }
 
 /// The site of a case: redirects to HTTPS, for which there is no certificate yet.
-fn site<'n>(namespace: &'n Namespace<'_>, host: &str) -> ingress_tests::Ingress {
+fn site(namespace: &Namespace<'_>, host: &str) -> ingress_tests::Ingress {
     namespace
         .ingress("web")
         .annotation("cert-manager.io/cluster-issuer", "letsencrypt")
@@ -117,7 +117,7 @@ fn is_signed_by(name: &'static str) -> impl Fn(&Answer) -> bool {
     move |answer| answer.backend() == "web" && answer.certificate_names.iter().any(|found| found == name)
 }
 
-/// The whole of it, with the solver's objects made and taken away by `solve` and its end.
+/// The whole of it, twice; `begin` adds the path to an Ingress, and `end` takes away what ends not with the challenge.
 fn issue(
     name: &str,
     begin: impl Fn(&mut Challenge<'_>) -> Done,

@@ -21,6 +21,8 @@ const ENDPOINTS: usize = 100;
 const CONNECTIONS: usize = 8;
 const SLICE_EVENTS: usize = 20;
 const BURST: usize = 1000;
+/// Looking costs the API server something too.
+const LOOK_AGAIN: Duration = Duration::from_millis(250);
 const PATIENCE: Duration = Duration::from_secs(120);
 /// How long nothing may be written once all statuses are.
 const QUIET: Duration = Duration::from_secs(60);
@@ -54,7 +56,7 @@ impl<'n> Site<'n> {
     fn fill(namespace: &'n Namespace<'n>, count: usize) -> anyhow::Result<Self> {
         let begun = Instant::now();
         let site = Self {
-            bulk: Bulk::connect(namespace.cluster().facts())?,
+            bulk: Bulk::new(namespace.cluster().facts())?,
             pods: [namespace.pod("one")?, namespace.pod("two")?],
             namespace,
             count,
@@ -183,9 +185,10 @@ impl<'n> Site<'n> {
                 .copied()
                 .unwrap_or_default()
         };
-        until("the first status", || Ok(patches(&self.requests()?) > 0))?;
+        let wanted = f64::from(u32::try_from(self.count)?);
+        until("the first status", || Ok(patches(&self.requests()?) > 0.0))?;
         let begun = Instant::now();
-        until("the last status", || Ok(patches(&self.requests()?) >= self.count))?;
+        until("the last status", || Ok(patches(&self.requests()?) >= wanted))?;
         println!(
             "{} statuses written in {:.1} s, CPU of the agent since its start {:.2} s",
             self.count,
@@ -322,7 +325,7 @@ impl<'n> Site<'n> {
                 label("verb").unwrap_or_default(),
                 part.unwrap_or_default()
             );
-            *counts.entry(what).or_default() += count.parse::<f64>()? as usize;
+            *counts.entry(what).or_default() += count.parse::<f64>()?;
         }
         // What is asked here, and what an API server asks itself.
         counts.retain(|what, _| {
@@ -341,7 +344,7 @@ impl<'n> Site<'n> {
     }
 }
 
-type Requests = BTreeMap<String, usize>;
+type Requests = BTreeMap<String, f64>;
 
 fn difference(now: &Requests, before: &Requests) -> Requests {
     let since = now.iter().map(|(what, count)| {
@@ -350,7 +353,7 @@ fn difference(now: &Requests, before: &Requests) -> Requests {
             count - before.get(what).copied().unwrap_or_default(),
         )
     });
-    since.filter(|(_, count)| *count > 0).collect()
+    since.filter(|(_, count)| *count > 0.0).collect()
 }
 
 /// Addresses of the range for tests of RFC 2544 that no pod has here.
@@ -364,7 +367,7 @@ fn until(what: &str, mut so: impl FnMut() -> anyhow::Result<bool>) -> anyhow::Re
     let end = Instant::now() + PATIENCE;
     while !so()? {
         anyhow::ensure!(Instant::now() < end, "not within {PATIENCE:?}: {what}");
-        std::thread::sleep(Duration::from_millis(20));
+        std::thread::sleep(LOOK_AGAIN);
     }
     Ok(())
 }

@@ -22,32 +22,37 @@ use super::control_plane::Facts;
 
 const AT_ONCE: usize = 48;
 
-/// A client that may do everything.
+/// A client that may do everything. Connects for each call: an idle connection is closed by the API server.
 pub struct Bulk {
     runtime: Runtime,
-    sender: SendRequest<Full<Bytes>>,
+    port: u16,
+    tls: TlsConnector,
 }
 
 impl Bulk {
-    pub fn connect(facts: &Facts) -> anyhow::Result<Self> {
+    pub fn new(facts: &Facts) -> anyhow::Result<Self> {
         let runtime = tokio::runtime::Builder::new_multi_thread()
             .worker_threads(1)
             .enable_all()
             .build()?;
         let mut tls = admin_tls(facts)?;
         tls.alpn_protocols = vec![b"h2".to_vec()];
-        let port = facts.api_port;
-        let sender = runtime.block_on(async {
-            let tcp = TcpStream::connect((Ipv4Addr::LOCALHOST, port)).await?;
-            tcp.set_nodelay(true)?;
-            let name = ServerName::from(std::net::IpAddr::from(Ipv4Addr::LOCALHOST));
-            let tls = TlsConnector::from(Arc::new(tls)).connect(name, tcp).await?;
-            let (sender, connection) =
-                hyper::client::conn::http2::handshake(TokioExecutor::new(), TokioIo::new(tls)).await?;
-            tokio::spawn(connection);
-            anyhow::Ok(sender)
-        })?;
-        Ok(Self { runtime, sender })
+        Ok(Self {
+            runtime,
+            port: facts.api_port,
+            tls: TlsConnector::from(Arc::new(tls)),
+        })
+    }
+
+    async fn connect(&self) -> anyhow::Result<SendRequest<Full<Bytes>>> {
+        let tcp = TcpStream::connect((Ipv4Addr::LOCALHOST, self.port)).await?;
+        tcp.set_nodelay(true)?;
+        let name = ServerName::from(std::net::IpAddr::from(Ipv4Addr::LOCALHOST));
+        let tls = self.tls.connect(name, tcp).await?;
+        let (sender, connection) =
+            hyper::client::conn::http2::handshake(TokioExecutor::new(), TokioIo::new(tls)).await?;
+        tokio::spawn(connection);
+        Ok(sender)
     }
 
     /// Creates all of these; each with the collection's path.
@@ -62,12 +67,13 @@ impl Bulk {
 
     fn send(&self, requests: impl Iterator<Item = (Method, String, Value)>) -> anyhow::Result<()> {
         self.runtime.block_on(async {
+            let sender = self.connect().await?;
             let mut under_way = JoinSet::new();
             for (method, path, body) in requests {
                 if under_way.len() >= AT_ONCE {
                     under_way.join_next().await.context("none under way")???;
                 }
-                under_way.spawn(ask(self.sender.clone(), method, path, body));
+                under_way.spawn(ask(sender.clone(), method, path, body));
             }
             while let Some(done) = under_way.join_next().await {
                 done??;
