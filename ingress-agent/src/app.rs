@@ -32,6 +32,7 @@ use crate::proxy::worker::{self, Equipment, Shared};
 use crate::proxy::{tls, wire};
 use crate::telemetry::access_log;
 use crate::telemetry::metrics::{self, LiveSeries};
+use crate::tickets::{self, TicketKeys};
 
 /// A serving agent.
 pub struct Running {
@@ -86,8 +87,10 @@ pub fn start(config: Config) -> Result<Running> {
     let live = Arc::clone(&publication.live);
     let drain = Arc::new(Drain::default());
     let drain_timeout = config.drain_timeout;
+    let tickets = TicketKeys::new(tickets::now()).context("no key for TLS session tickets can be made")?;
+    let tickets = Arc::new(tickets);
     let shared = Arc::new(Shared {
-        tls: tls::server_config(Arc::clone(&live)).context("TLS cannot be set up")?,
+        tls: tls::server_config(Arc::clone(&live), Arc::clone(&tickets)).context("TLS cannot be set up")?,
         live: Arc::clone(&live),
         limits: Arc::new(gate_limits(&config)),
         forwarding: Forwarding {
@@ -123,6 +126,7 @@ pub fn start(config: Config) -> Result<Running> {
         kernel: Arc::clone(&kernel),
         state: Arc::clone(&state),
         shared,
+        tickets,
         addresses: http.iter().chain(&https).copied().collect(),
         all_steered,
     };
@@ -149,12 +153,19 @@ impl Running {
     /// Ends without loss: nothing new, open requests go on until they are done or `drain_timeout` has passed.
     pub fn shutdown(self) {
         self.state.set_draining();
-        self.drain.order();
-        let deadline = Instant::now() + self.drain_timeout;
+        self.drain.order(Duration::ZERO);
+        let now = Instant::now();
+        let deadline = now + self.drain_timeout;
+        // WebSockets never end by themselves: they are closed in the last quarter, spread, and with time for an answer.
+        let spread = self.drain_timeout / 8;
+        let wind_up = now + self.drain_timeout / 4 * 3;
         while self.workers.iter().any(|worker| !worker.is_finished()) {
             if Instant::now() >= deadline {
                 tracing::warn!("--drain-timeout has passed; connections that are still open are cut");
                 break;
+            }
+            if Instant::now() >= wind_up {
+                self.drain.wind_up(spread);
             }
             std::thread::sleep(Duration::from_millis(5));
         }

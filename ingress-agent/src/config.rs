@@ -236,6 +236,9 @@ pub struct Kernel {
     /// After a hand-over, for what is still open.
     #[serde(serialize_with = "units::as_text")]
     pub hand_over_timeout: Duration,
+    /// What is still open then ends within this time.
+    #[serde(serialize_with = "units::as_text")]
+    pub hand_over_spread: Duration,
     pub reject: Reject,
 }
 

@@ -1,4 +1,6 @@
-//! Ending without loss: the order to drain, the order to cut what is left, and how to wait for either.
+//! Ending without loss: the orders to drain, to wind up what has no end of its own, and to cut what is left, and how to wait for each.
+
+use std::time::Duration;
 
 use tokio::sync::watch;
 
@@ -6,49 +8,66 @@ use tokio::sync::watch;
 enum Phase {
     Serving,
     Draining,
+    WindingUp,
     Cut,
+}
+
+#[derive(Clone, Copy, Debug)]
+struct Orders {
+    phase: Phase,
+    /// Within which time it takes effect everywhere.
+    spread: Duration,
 }
 
 /// One order for the whole process. It only ever gets stricter.
 #[derive(Debug)]
 pub struct Drain {
-    phase: watch::Sender<Phase>,
+    orders: watch::Sender<Orders>,
 }
 
 impl Default for Drain {
     fn default() -> Self {
         Self {
-            phase: watch::Sender::new(Phase::Serving),
+            orders: watch::Sender::new(Orders {
+                phase: Phase::Serving,
+                spread: Duration::ZERO,
+            }),
         }
     }
 }
 
 impl Drain {
-    /// From now on nothing new is taken, and nothing is kept open longer than its request.
-    pub fn order(&self) {
-        self.advance(Phase::Draining);
+    /// From now on nothing new is taken, and nothing is kept open longer than its request; connections learn of it one after the other within
+    /// `spread`, so that their clients do not all open new ones at once. Said again, a shorter time counts.
+    pub fn order(&self, spread: Duration) {
+        self.advance(Phase::Draining, spread);
+    }
+
+    /// From now on what would go on for ever is brought to an end, each at a moment of its own within `spread`.
+    pub fn wind_up(&self, spread: Duration) {
+        self.advance(Phase::WindingUp, spread);
     }
 
     /// From now on nothing is waited for.
     pub fn cut(&self) {
-        self.advance(Phase::Cut);
+        self.advance(Phase::Cut, Duration::ZERO);
     }
 
     /// Whether the order to drain was given.
     pub fn is_ordered(&self) -> bool {
-        *self.phase.borrow() >= Phase::Draining
+        self.orders.borrow().phase >= Phase::Draining
     }
 
     /// For those that want to be woken by an order.
     pub fn watcher(&self) -> Watcher {
-        Watcher(self.phase.subscribe())
+        Watcher(self.orders.subscribe())
     }
 
-    fn advance(&self, to: Phase) {
-        self.phase.send_if_modified(|phase| {
-            let later = to > *phase;
+    fn advance(&self, to: Phase, spread: Duration) {
+        self.orders.send_if_modified(|orders| {
+            let later = to > orders.phase || to == orders.phase && spread < orders.spread;
             if later {
-                *phase = to;
+                *orders = Orders { phase: to, spread };
             }
             later
         });
@@ -57,11 +76,31 @@ impl Drain {
 
 /// Waits for orders.
 #[derive(Clone, Debug)]
-pub struct Watcher(watch::Receiver<Phase>);
+pub struct Watcher(watch::Receiver<Orders>);
 
 impl Watcher {
-    pub async fn ordered(&mut self) {
+    /// Within which time to tell the connections.
+    pub async fn ordered(&mut self) -> Duration {
         self.reached(Phase::Draining).await;
+        self.0.borrow().spread
+    }
+
+    /// The order to drain has reached everybody.
+    pub async fn in_force(&mut self) {
+        let spread = self.ordered().await;
+        let _ = tokio::time::timeout(spread, self.hastened(spread)).await;
+    }
+
+    /// The same order again, with less time, or a stricter one.
+    pub async fn hastened(&mut self, spread: Duration) {
+        let stricter = |orders: &Orders| orders.phase > Phase::Draining || orders.spread < spread;
+        let _ = self.0.wait_for(stricter).await;
+    }
+
+    /// Within which time to end.
+    pub async fn winding_up(&mut self) -> Duration {
+        self.reached(Phase::WindingUp).await;
+        self.0.borrow().spread
     }
 
     pub async fn cut(&mut self) {
@@ -70,6 +109,6 @@ impl Watcher {
 
     async fn reached(&mut self, wanted: Phase) {
         // An error means that whoever gives the orders is gone: nobody is left to serve for.
-        let _ = self.0.wait_for(|phase| *phase >= wanted).await;
+        let _ = self.0.wait_for(|orders| orders.phase >= wanted).await;
     }
 }

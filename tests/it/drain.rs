@@ -3,7 +3,9 @@
 use std::time::{Duration, Instant};
 
 use ingress_tests::raw::DEADLINE;
-use ingress_tests::{AgentProcess, Echo, Gate, Ingress, KeptConnection, RawClient, Request, Site};
+use ingress_tests::{
+    AgentProcess, Echo, Gate, Ingress, KeptConnection, KeptWebSocket, RawClient, Request, Site,
+};
 
 use crate::Done;
 
@@ -94,6 +96,21 @@ fn what_does_not_end_is_cut_after_the_drain_timeout() -> Done {
         "the request had its time"
     );
     assert!(open.join().expect("the asking thread").is_err());
+    Ok(())
+}
+
+#[test]
+fn a_websocket_is_told_by_a_close_frame_that_the_agent_goes_away() -> Done {
+    let site = site()?;
+    let echo = Echo::start("web")?;
+    site.manifests.endpoints("web", &[echo.address()])?;
+    // The last quarter of it is the WebSockets'.
+    let agent = site.start_with(&["--drain-timeout", "4s"])?;
+    let mut socket = KeptWebSocket::open(Request::get("http://web.test/ws")?, agent.http)?;
+    assert_eq!(socket.echo("hello")?, "hello");
+    let ending = std::thread::spawn(move || agent.shutdown());
+    assert_eq!(socket.wait_for_close()?, 1001, "going away (RFC 6455, 7.4.1)");
+    ending.join().expect("the ending thread");
     Ok(())
 }
 

@@ -15,6 +15,7 @@ use crate::client::{
     Answer, Connected, Request, TlsSeen, Upgraded, collect, connect, open_websocket, to_http, websocket_echo,
     within_deadline,
 };
+use crate::websocket;
 
 /// A client connection, HTTP/1.1 or h2.
 pub struct KeptConnection {
@@ -90,6 +91,20 @@ impl KeptWebSocket {
     pub fn echo(&mut self, text: &str) -> anyhow::Result<String> {
         let echoed = websocket_echo(&mut self.stream, text);
         self.runtime.block_on(within_deadline(echoed))
+    }
+
+    /// Waits for the other side to close by a Close frame, answers it as RFC 6455 (5.5.1) asks, and gives its status code.
+    pub fn wait_for_close(mut self) -> anyhow::Result<u16> {
+        let Self { runtime, stream } = &mut self;
+        runtime.block_on(within_deadline(async {
+            let (opcode, payload) = websocket::read_frame(stream).await?;
+            anyhow::ensure!(opcode == websocket::CLOSE, "a frame of kind {opcode}");
+            let code = payload.first_chunk().context("a Close without a code")?;
+            websocket::write_frame(stream, websocket::CLOSE, &payload, Some([1, 2, 3, 4])).await?;
+            let after = tokio::io::AsyncReadExt::read(stream, &mut [0; 16]).await?;
+            anyhow::ensure!(after == 0, "bytes after the Close");
+            Ok(u16::from_be_bytes(*code))
+        }))
     }
 }
 

@@ -12,6 +12,7 @@ mod load;
 mod peers;
 mod scale;
 mod site;
+mod websockets;
 
 use std::cell::Cell;
 use std::collections::BTreeMap;
@@ -74,6 +75,8 @@ pub(crate) enum Case {
     Changes,
     /// The agent alone, on a real API server with 10,000 Ingresses, 1,000 Secrets and 100,000 endpoints.
     Cluster,
+    /// Memory of the agent with 1,000 WebSockets, opened without a change and across 1,000 changes.
+    Websockets,
 }
 
 impl Case {
@@ -89,6 +92,7 @@ impl Case {
             Self::HalfLoad => "half load",
             Self::Changes => "half load with changes",
             Self::Cluster => "a large cluster",
+            Self::Websockets => "1,000 WebSockets",
         }
     }
 
@@ -96,7 +100,7 @@ impl Case {
     fn is_plain(self) -> bool {
         !matches!(
             self,
-            Self::Scale | Self::IdleTls | Self::HalfLoad | Self::Changes | Self::Cluster
+            Self::Scale | Self::IdleTls | Self::HalfLoad | Self::Changes | Self::Cluster | Self::Websockets
         )
     }
 }
@@ -135,6 +139,9 @@ pub(crate) fn run(options: &Options) -> anyhow::Result<ExitCode> {
     }
     if chosen(Case::IdleTls) {
         idle::run(&bench)?;
+    }
+    if chosen(Case::Websockets) {
+        websockets::run(&bench)?;
     }
     if chosen(Case::Scale) {
         scale::run(&bench)?;

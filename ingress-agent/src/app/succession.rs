@@ -6,6 +6,7 @@ use std::os::unix::net::UnixStream;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::mpsc;
+use std::time::Duration;
 
 use anyhow::Result;
 use ingress_common::abi::WHOLE;
@@ -14,6 +15,7 @@ use crate::admin::AdminState;
 use crate::kernel::Kernel;
 use crate::kernel::control::{self, Answer, Asked, Control, Status, Successor};
 use crate::proxy::worker::Shared;
+use crate::tickets::{self, TicketKeys};
 
 /// What a hand-over touches.
 #[derive(Clone)]
@@ -21,6 +23,7 @@ pub(super) struct Estate {
     pub(super) kernel: Arc<Kernel>,
     pub(super) state: Arc<AdminState>,
     pub(super) shared: Arc<Shared>,
+    pub(super) tickets: Arc<TicketKeys>,
     pub(super) addresses: Vec<SocketAddr>,
     /// Every address is steered; one that is bound can't be handed over.
     pub(super) all_steered: bool,
@@ -51,11 +54,23 @@ pub(super) fn take_over(estate: &Estate) -> Result<Option<Succession>> {
             return Ok(None);
         }
     };
+    inherit_tickets(estate, &place);
     estate.kernel.take_traffic()?;
     let succession = meet(estate, &place);
     Ok(succession
         .inspect_err(|error| tracing::warn!(%error, "the control socket cannot be opened: no hand-over"))
         .ok())
+}
+
+/// Clients go on resuming their sessions; before the first of them comes here.
+fn inherit_tickets(estate: &Estate, place: &std::path::Path) {
+    let adopted = estate.tickets.adopt(&control::ticket_keys(place), tickets::now());
+    if adopted > 0 {
+        tracing::info!(
+            keys = adopted,
+            "TLS sessions of the agent before can be resumed here"
+        );
+    }
 }
 
 fn meet(estate: &Estate, place: &std::path::Path) -> io::Result<Succession> {
@@ -72,6 +87,9 @@ fn meet(estate: &Estate, place: &std::path::Path) -> io::Result<Succession> {
         _stop: stop,
     })
 }
+
+/// For the last WebSocket that is closed: its client's answer.
+const LAST_WORDS: Duration = Duration::from_secs(6);
 
 /// Answers what comes by the control socket.
 #[derive(Clone)]
@@ -102,6 +120,9 @@ impl Heir {
                 let result = self.estate.kernel.set_share(share);
                 done(result.map_err(|trouble| trouble.map_or_else(off, |trouble| trouble.to_string())))
             }
+            Asked::TicketKeys => Answer::TicketKeys {
+                keys: self.estate.tickets.share(tickets::now()),
+            },
             Asked::Retire(successor) => done(self.retire(successor)),
         }
     }
@@ -163,7 +184,8 @@ impl Heir {
         } = &self.estate;
         state.set_draining();
         kernel.let_go("handed over to a newer agent");
-        shared.drain.order();
+        let spread = shared.config.kernel.hand_over_spread;
+        shared.drain.order(spread);
         let limit = shared.config.kernel.hand_over_timeout;
         tracing::info!(
             pid,
@@ -174,9 +196,19 @@ impl Heir {
             .stopped
             .lock()
             .unwrap_or_else(std::sync::PoisonError::into_inner);
-        if stopped.recv_timeout(limit) == Err(mpsc::RecvTimeoutError::Timeout) {
-            tracing::warn!("--hand-over-timeout has passed; connections that are still open are cut");
-            shared.drain.cut();
+        let goes_on = |time| stopped.recv_timeout(time) == Err(mpsc::RecvTimeoutError::Timeout);
+        if goes_on(limit) {
+            let open = shared.connections.load(Ordering::Relaxed);
+            tracing::warn!(
+                open,
+                "--hand-over-timeout has passed; WebSockets that are still open are closed over {spread:?}"
+            );
+            shared.drain.wind_up(spread);
+            if goes_on(spread + LAST_WORDS) {
+                let open = shared.connections.load(Ordering::Relaxed);
+                tracing::warn!(open, "connections that are still open are cut");
+                shared.drain.cut();
+            }
         }
     }
 }

@@ -79,7 +79,7 @@ pub(super) fn kernel(flags: &KernelFlags, out: &mut dyn Write) -> Exit {
 fn ask(socket: PathBuf, order: &Order) -> Agent {
     let (status, problem) = match control::ask(&socket, order) {
         Ok(Answer::Status(status)) => (Some(status), String::new()),
-        Ok(Answer::Done) => (None, String::new()),
+        Ok(Answer::Done | Answer::TicketKeys { .. }) => (None, String::new()),
         Ok(Answer::Refused { reason }) => (None, reason),
         Err(error) => (None, error.to_string()),
     };

@@ -238,9 +238,13 @@ struct KernelFlags {
     #[arg(long, value_name = "DURATION", env = "INGRESS_AGENT_HAND_OVER_OVERLAP", default_value = "5s", value_parser = units::duration)]
     hand_over_overlap: Duration,
 
-    /// After a hand-over to a newer agent: time that open connections may go on (ms, s, m, h); then they are cut.
+    /// After a hand-over to a newer agent: time that open connections may go on (ms, s, m, h); then they are closed, spread over --hand-over-spread.
     #[arg(long, value_name = "DURATION", env = "INGRESS_AGENT_HAND_OVER_TIMEOUT", default_value = "1h", value_parser = units::duration)]
     hand_over_timeout: Duration,
+
+    /// After a hand-over: time over which connections are told to end, and after --hand-over-timeout WebSockets closed, so that their clients do not all come back at once (ms, s, m, h).
+    #[arg(long, value_name = "DURATION", env = "INGRESS_AGENT_HAND_OVER_SPREAD", default_value = "1m", value_parser = units::duration)]
+    hand_over_spread: Duration,
 
     #[command(flatten)]
     reject: RejectFlags,
@@ -421,6 +425,7 @@ impl KernelFlags {
             run_dir: self.run_dir,
             hand_over_overlap: self.hand_over_overlap,
             hand_over_timeout: self.hand_over_timeout,
+            hand_over_spread: self.hand_over_spread,
             reject: self.reject.resolve(self.kernel),
         }
     }

@@ -13,7 +13,7 @@ use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
-pub use self::hand_over::{Successor, tell_others};
+pub use self::hand_over::{Successor, tell_others, ticket_keys};
 pub use self::message::{Answer, Order, Retire, Status};
 pub use self::server::{Asked, Control};
 

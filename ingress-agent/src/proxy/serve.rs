@@ -210,7 +210,7 @@ impl Opening {
             Ok(End::Tunnel) => {
                 return match (connection.tunnel.take(), server.into_stream()) {
                     (Some(tunnel), Some((stream, early))) => {
-                        carry(tunnel, Prefixed::with(early, stream)).await;
+                        carry(&self.worker, tunnel, Prefixed::with(early, stream)).await;
                     }
                     _ => self.closed("an upgrade that left no tunnel"),
                 };
@@ -303,7 +303,7 @@ impl Opening {
 async fn before_the_end<T>(worker: &Worker, beginning: impl Future<Output = T>) -> Option<T> {
     let mut drain = worker.drain_watcher();
     let end = async {
-        drain.ordered().await;
+        drain.in_force().await;
         tokio::time::sleep(GOODBYE).await;
     };
     tokio::select! {
@@ -317,9 +317,9 @@ async fn before_the_end<T>(worker: &Worker, beginning: impl Future<Output = T>) 
 const GOODBYE: Duration = Duration::from_secs(1);
 
 /// The 101 has gone out: from here bytes pass both ways.
-async fn carry(tunnel: Tunnel, client: Prefixed<ClientStream>) {
+async fn carry(worker: &Worker, tunnel: Tunnel, client: Prefixed<ClientStream>) {
     let Tunnel { io, account, idle } = tunnel;
-    let carried = tunnel::run(client, io, idle).await;
+    let carried = tunnel::run(client, io, idle, worker.end_of_the_endless(), &worker.scratch).await;
     account.tunnelled(carried.up, carried.down);
 }
 

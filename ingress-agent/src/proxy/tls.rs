@@ -11,6 +11,7 @@ use rustls::sign::CertifiedKey;
 use rustls_pki_types::PrivatePkcs8KeyDer;
 
 use crate::live::Live;
+use crate::tickets::TicketKeys;
 use crate::translate::Certificate;
 
 /// Picks the certificate of a handshake from the live state.
@@ -33,8 +34,11 @@ impl ResolvesServerCert for LiveCertificates {
 /// The server side's configuration: TLS 1.2 and 1.3, h2 and HTTP/1.1 by ALPN, stateless tickets shared by all workers.
 ///
 /// # Errors
-/// When the crypto provider cannot make ticket keys or does not support the protocol versions.
-pub fn server_config(live: Arc<ArcSwap<Live>>) -> Result<Arc<ServerConfig>, rustls::Error> {
+/// When the crypto provider does not support the protocol versions.
+pub fn server_config(
+    live: Arc<ArcSwap<Live>>,
+    tickets: Arc<TicketKeys>,
+) -> Result<Arc<ServerConfig>, rustls::Error> {
     let provider = Arc::new(aws_lc_rs::default_provider());
     let mut config = ServerConfig::builder_with_provider(provider)
         .with_protocol_versions(&[&rustls::version::TLS13, &rustls::version::TLS12])?
@@ -42,7 +46,7 @@ pub fn server_config(live: Arc<ArcSwap<Live>>) -> Result<Arc<ServerConfig>, rust
         .with_cert_resolver(Arc::new(LiveCertificates { live }));
     config.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
     config.session_storage = Arc::new(NoServerSessionStorage {});
-    config.ticketer = aws_lc_rs::Ticketer::new()?;
+    config.ticketer = tickets;
     // One ticket is enough to resume; the default of two costs every full handshake another one.
     config.send_tls13_tickets = 1;
     Ok(Arc::new(config))

@@ -19,11 +19,13 @@ use tokio::task::{JoinSet, spawn_local};
 
 use super::bell::Bell;
 use super::serve;
+use super::tunnel;
 use super::upstream::{IdleBudget, Settings, Upstreams};
 use super::wire;
 use crate::config::Config;
 use crate::drain::{Drain, Watcher};
 use crate::live::Live;
+use crate::memory;
 use crate::telemetry::access_log::{self, AccessLog};
 use crate::telemetry::metrics::{self, Inbox, Shard};
 use crate::telemetry::record::{Listener, RequestRecord};
@@ -64,6 +66,7 @@ pub(crate) struct Worker {
     access_log: Rc<AccessLog>,
     /// Rings when the order to drain has come: cheaper to listen to than the order itself, on every poll of every connection.
     pub(crate) bell: Rc<Bell>,
+    pub(crate) scratch: tunnel::Scratch,
     wall_clock: Cell<(Instant, SystemTime)>,
     random: RefCell<fastrand::Rng>,
     open: Cell<usize>,
@@ -98,6 +101,7 @@ async fn serve_all(equipment: Equipment) -> io::Result<()> {
         shared,
         access_log: access_log.worker(),
         bell: Rc::default(),
+        scratch: tunnel::Scratch::default(),
         wall_clock: Cell::new((Instant::now(), SystemTime::now())),
         random: RefCell::new(fastrand::Rng::new()),
         open: Cell::new(0),
@@ -106,6 +110,7 @@ async fn serve_all(equipment: Equipment) -> io::Result<()> {
     });
     let upstreams = worker.upstreams.clone();
     spawn_local(inbox.serve(Rc::clone(&worker.shard), move || pool_numbers(&upstreams)));
+    spawn_local(memory::keep_giving_back());
     spawn_local(AccessLog::keep_flushing(Rc::downgrade(&worker.access_log)));
     let mut accepting = JoinSet::new();
     for (listener, socket) in sockets {
@@ -125,8 +130,12 @@ async fn serve_all(equipment: Equipment) -> io::Result<()> {
     };
     let ringer = Rc::clone(&worker);
     spawn_local(async move {
-        ringer.drain_watcher().ordered().await;
-        ringer.bell.ring();
+        let mut drain = ringer.drain_watcher();
+        let spread = drain.ordered().await;
+        tokio::select! {
+            () = ringer.bell.ring_over(spread) => {}
+            () = drain.hastened(spread) => ringer.bell.ring(),
+        }
     });
     let mut drain = worker.drain_watcher();
     tokio::select! {
@@ -151,7 +160,7 @@ async fn accept(worker: Rc<Worker>, listener: Listener, socket: TcpListener) -> 
     loop {
         tokio::select! {
             biased;
-            () = drain.ordered() => break,
+            _ = drain.ordered() => break,
             accepted = socket.accept() => worker.accepted(listener, accepted).await,
         }
     }
@@ -254,6 +263,13 @@ impl Worker {
 
     pub(crate) fn drain_watcher(&self) -> Watcher {
         self.shared.drain.watcher()
+    }
+
+    /// When something that has no end of its own has to end because the agent does: clients that come back at once should not all come at once.
+    pub(crate) async fn end_of_the_endless(&self) {
+        let spread = self.drain_watcher().winding_up().await;
+        let share = f64::from(u32::try_from(self.random() >> 32).unwrap_or(0)) / f64::from(u32::MAX);
+        tokio::time::sleep(spread.mul_f64(share)).await;
     }
 
     /// Time since the process started: what the balancer counts in.

@@ -10,6 +10,7 @@ use ingress_agent::proxy::tls::{self_signed, server_config};
 use ingress_agent::publish::{Publisher, Setup, Trust};
 use ingress_agent::source::dir::load_text;
 use ingress_agent::telemetry::metrics::collect::SharedSeries;
+use ingress_agent::tickets::{self, TicketKeys};
 use ingress_agent::translate::Options;
 use rustls::server::{Accepted, Acceptor, ServerConfig};
 
@@ -187,7 +188,8 @@ static SERVED: LazyLock<Option<Served>> = LazyLock::new(|| {
         .replace("KEY", &STANDARD.encode(leaf.key));
     publisher.apply(Some(load_text(Path::new("x.yaml"), yaml.as_bytes())), None);
     let live = publisher.live();
-    let config = server_config(Arc::clone(&live)).ok()?;
+    let tickets = TicketKeys::new(tickets::now()).ok()?;
+    let config = server_config(Arc::clone(&live), Arc::new(tickets)).ok()?;
     Some(Served { live, config })
 });
 

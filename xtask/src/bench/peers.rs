@@ -171,9 +171,21 @@ impl Running {
             children += &std::fs::read_to_string(task?.path().join("children")).unwrap_or_default();
         }
         let first = children.split_whitespace().next();
-        Ok(first
-            .with_context(|| format!("{} has ended; its messages are above", self.peer.name()))?
-            .parse()?)
+        Ok(first.with_context(|| self.ended())?.parse()?)
+    }
+
+    /// The guard ends with its child; right after the start it may have none yet.
+    fn ensure_alive(&self) -> anyhow::Result<()> {
+        let stat = std::fs::read_to_string(format!("/proc/{}/stat", self.guarded.child.id()))?;
+        let state = stat.rsplit_once(") ").map(|(_, fields)| fields);
+        if state.is_none_or(|fields| fields.starts_with('Z')) {
+            bail!(self.ended());
+        }
+        Ok(())
+    }
+
+    fn ended(&self) -> String {
+        format!("{} has ended; its messages are above", self.peer.name())
     }
 
     /// The peers listen only once they have read everything; the agent says when it has.
@@ -182,7 +194,7 @@ impl Running {
         let until = Instant::now() + UP_WITHIN;
         while !demo::is_ready(admin).unwrap_or(false) {
             std::thread::sleep(LOOK_AGAIN);
-            self.process_id()?;
+            self.ensure_alive()?;
             if Instant::now() > until {
                 bail!("the agent was not ready within {UP_WITHIN:?}");
             }
@@ -194,7 +206,7 @@ impl Running {
         let until = Instant::now() + UP_WITHIN;
         while TcpStream::connect((Ipv4Addr::LOCALHOST, port)).is_err() {
             std::thread::sleep(LOOK_AGAIN);
-            self.process_id()?;
+            self.ensure_alive()?;
             if Instant::now() > until {
                 bail!("{} does not listen on port {port}", self.peer.name());
             }

@@ -10,7 +10,8 @@ use std::path::Path;
 use std::time::{Duration, Instant};
 
 use super::message::{self, Answer, Order, Retire};
-use super::{agents_in, connect};
+use super::{agents_in, ask, connect};
+use crate::tickets::SharedKey;
 
 /// The agent that takes over, and the connection that ends when it does.
 #[derive(Debug)]
@@ -97,13 +98,32 @@ pub fn tell_others(place: &Path, addresses: &[SocketAddr]) -> io::Result<Vec<Uni
             Ok((Answer::Refused { reason }, _)) => {
                 tracing::warn!(%agent, reason, "another agent goes on; connections to addresses of both come here");
             }
-            Ok((Answer::Status(_), _)) => tracing::warn!(%agent, "another agent answered something else"),
+            Ok((Answer::Status(_) | Answer::TicketKeys { .. }, _)) => {
+                tracing::warn!(%agent, "another agent answered something else")
+            }
             Err(error) => {
                 tracing::warn!(%agent, %error, "another agent does not answer; connections to addresses of both come here");
             }
         }
     }
     Ok(kept)
+}
+
+/// What opens the TLS session tickets of every other agent of the place; one of an older version has none to give.
+pub fn ticket_keys(place: &Path) -> Vec<SharedKey> {
+    let mut keys = Vec::new();
+    for agent in agents_in(place).unwrap_or_default() {
+        match ask(&agent, &Order::TicketKeys) {
+            Ok(Answer::TicketKeys { keys: more }) => keys.extend(more),
+            Ok(_) => {
+                tracing::info!(agent = %agent.display(), "the agent before gives no ticket keys: clients make full handshakes here");
+            }
+            Err(error) => {
+                tracing::warn!(agent = %agent.display(), %error, "the agent before was not asked for its ticket keys: clients make full handshakes here");
+            }
+        }
+    }
+    keys
 }
 
 #[cfg(test)]

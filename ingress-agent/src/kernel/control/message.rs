@@ -9,6 +9,7 @@ use serde::{Deserialize, Serialize};
 
 use super::MAX_LINE;
 use crate::kernel::KernelView;
+use crate::tickets::SharedKey;
 
 /// Raised when an agent of before could misunderstand.
 const VERSION: u32 = 1;
@@ -24,6 +25,8 @@ struct Envelope<T> {
 #[serde(tag = "order", rename_all = "snake_case")]
 pub enum Order {
     Status,
+    /// What opens our TLS session tickets, for an agent that is about to take over.
+    TicketKeys,
     /// A newer agent has these addresses in force.
     Retire(Retire),
     /// End steering; go on with what is open.
@@ -49,6 +52,9 @@ pub enum Answer {
         reason: String,
     },
     Status(Status),
+    TicketKeys {
+        keys: Vec<SharedKey>,
+    },
 }
 
 impl Answer {

@@ -15,6 +15,7 @@ use super::message::{self, Answer, Order};
 #[derive(Debug)]
 pub enum Asked {
     Status,
+    TicketKeys,
     Detach,
     /// In parts of 10000.
     Share(u32),
@@ -80,6 +81,7 @@ fn serve(stream: UnixStream, answer: &impl Fn(Asked) -> Answer) -> io::Result<()
     stream.set_write_timeout(Some(PATIENCE))?;
     let asked = match message::read(&stream) {
         Ok(Order::Status) => Ok(Asked::Status),
+        Ok(Order::TicketKeys) => Ok(Asked::TicketKeys),
         Ok(Order::Detach) => Ok(Asked::Detach),
         Ok(Order::Share { share }) => Ok(Asked::Share(share)),
         Ok(Order::Retire(retire)) => Ok(Asked::Retire(Successor::new(retire, stream.try_clone()?))),
