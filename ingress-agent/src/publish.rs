@@ -4,6 +4,7 @@
 
 mod changes;
 mod ourselves;
+mod problem_log;
 #[cfg(test)]
 mod tests;
 
@@ -17,6 +18,7 @@ use arc_swap::ArcSwap;
 use ingress_core::balance::EndpointRegistry;
 use ingress_core::compile::compile;
 use ingress_core::diagnostic::{Diagnostic, Severity};
+use ingress_core::name::ObjectRef;
 use ingress_core::resource::{CertificateKey, ClusterKey, Endpoint, EndpointCondition, EndpointList};
 use ingress_core::snapshot::{Cluster, Snapshot};
 
@@ -30,6 +32,7 @@ use crate::translate::{self, Certificate, ExternalName, Memory, Options};
 use changes::{EndpointChanges, only_endpoints_differ};
 use ourselves::Ourselves;
 pub use ourselves::Trust;
+use problem_log::ProblemLog;
 
 /// What is told to everyone else about a publication.
 #[derive(Debug)]
@@ -92,6 +95,7 @@ pub struct Publisher {
     /// The same for endpoints that were left out and names that do not resolve.
     of_endpoints: Vec<Diagnostic>,
     diagnostics: Arc<[Diagnostic]>,
+    log: ProblemLog,
     certificates: BTreeMap<CertificateKey, i64>,
 }
 
@@ -143,6 +147,7 @@ impl Publisher {
             found: Vec::new(),
             of_endpoints: Vec::new(),
             diagnostics: Arc::new([]),
+            log: ProblemLog::default(),
             certificates: BTreeMap::new(),
         }
     }
@@ -154,8 +159,13 @@ impl Publisher {
     /// Acts on events until it is told to stop; of several waiting states only the newest counts.
     pub fn run(mut self, events: &Receiver<Event>) {
         loop {
-            let first = match events.recv_timeout(RECHECK) {
+            let sum_up = self.log.due_in(Instant::now());
+            let first = match events.recv_timeout(sum_up.unwrap_or(RECHECK).min(RECHECK)) {
                 Ok(event) => Some(event),
+                Err(RecvTimeoutError::Timeout) if sum_up.is_some() => {
+                    self.log.sum_up(Instant::now());
+                    continue;
+                }
                 Err(RecvTimeoutError::Timeout) => None,
                 Err(RecvTimeoutError::Disconnected) => return,
             };
@@ -358,7 +368,7 @@ impl Publisher {
         diagnostics
     }
 
-    /// Each new problem is logged once; it is logged again only after it had gone.
+    /// Each new problem is logged once, within a bound; it is logged again only after it had gone.
     fn tell(&mut self, of_endpoints: Vec<Diagnostic>) {
         let mut all: Vec<_> = self
             .source_diagnostics
@@ -369,23 +379,16 @@ impl Publisher {
             .collect();
         all.sort();
         all.dedup();
-        let told: HashSet<&Diagnostic> = self.diagnostics.iter().collect();
-        let now: HashSet<&Diagnostic> = all.iter().collect();
-        for diagnostic in all.iter().filter(|d| !told.contains(d)) {
-            log(diagnostic);
+        let told: HashSet<_> = self.diagnostics.iter().map(what).collect();
+        let now: HashSet<_> = all.iter().map(what).collect();
+        let moment = Instant::now();
+        for diagnostic in all.iter().filter(|d| !told.contains(&what(d))) {
+            self.log.found(diagnostic, moment);
         }
-        for gone in self.diagnostics.iter().filter(|d| !now.contains(d)) {
-            let Diagnostic {
-                object,
-                field,
-                reason,
-                message,
-                ..
-            } = gone;
-            // Not by `%`: a file's name may hold line ends, which a quoted string escapes.
-            let object = object.to_string();
-            tracing::info!(object, field, reason, "resolved: {message}");
+        for gone in self.diagnostics.iter().filter(|d| !now.contains(&what(d))) {
+            self.log.resolved(gone, moment);
         }
+        self.log.sum_up(moment);
         self.diagnostics = all.into();
         self.of_endpoints = of_endpoints;
     }
@@ -435,19 +438,16 @@ fn leave_out_refused(
     ))
 }
 
-fn log(diagnostic: &Diagnostic) {
-    let object = diagnostic.object.to_string();
+/// What makes two problems the same: not the generation of the object, which counts its edits.
+fn what(diagnostic: &Diagnostic) -> (&ObjectRef, &str, &str, &str) {
     let Diagnostic {
+        object,
         field,
         reason,
         message,
         ..
     } = diagnostic;
-    match diagnostic.severity {
-        Severity::Error => tracing::error!(object, field, reason, "{message}"),
-        Severity::Warning => tracing::warn!(object, field, reason, "{message}"),
-        Severity::Info => tracing::info!(object, field, reason, "{message}"),
-    }
+    (object, field, reason, message)
 }
 
 fn count(objects: &Objects) -> Vec<(&'static str, usize)> {

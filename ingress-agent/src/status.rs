@@ -21,7 +21,7 @@ use kube::api::{ListParams, Patch, PatchParams, PostParams};
 use kube::{Api, Client};
 use tokio::sync::watch;
 use tokio::task::JoinSet;
-use tokio::time::{Instant, sleep, sleep_until};
+use tokio::time::{Instant, interval, sleep_until};
 
 use self::events::Ledger;
 use self::lease::Election;
@@ -66,6 +66,8 @@ impl Handle {
 const SETTLE: Duration = Duration::from_millis(400);
 /// All statuses are read again: somebody may have written one.
 const LOOK_AGAIN: Duration = Duration::from_secs(300);
+/// Ingresses of one answer when all statuses are read.
+const PAGE: u32 = 500;
 /// After a failure.
 const AGAIN: Duration = Duration::from_secs(5);
 /// 10,000 Ingresses settle within a minute: at most 333 a second, sixteen under way.
@@ -270,6 +272,8 @@ impl Writer {
         let patches = plan::plan(seen, &owned, &addresses, &self.fights, std::time::Instant::now());
         let mut under_way = JoinSet::new();
         let mut failed = None;
+        // What a slow answer took is made up for.
+        let mut pace = interval(GAP);
         for patch in patches {
             if !*self.leading.borrow() {
                 break;
@@ -280,7 +284,7 @@ impl Writer {
                 take_in(done, seen, &mut self.written, &mut failed);
             }
             under_way.spawn(write(self.client.clone(), patch));
-            sleep(GAP).await;
+            pace.tick().await;
         }
         while let Some(done) = under_way.join_next().await {
             take_in(done, seen, &mut self.written, &mut failed);
@@ -331,18 +335,23 @@ impl Writer {
         };
         let mut seen = BTreeMap::new();
         for api in apis {
-            let list = api
-                .list(&ListParams::default().match_any())
-                .await
-                .map_err(in_words)?;
-            seen.extend(list.items.iter().map(|ingress| {
-                let metadata = &ingress.metadata;
-                let key = Key::new(
-                    metadata.namespace.clone().unwrap_or_default(),
-                    metadata.name.clone().unwrap_or_default(),
-                );
-                (key, Seen::of(ingress))
-            }));
+            // The newest, not what the server's cache has: one that lags would show our own writes as another's, or not at all.
+            let mut page = ListParams::default().limit(PAGE);
+            loop {
+                let list = api.list(&page).await.map_err(in_words)?;
+                seen.extend(list.items.iter().map(|ingress| {
+                    let metadata = &ingress.metadata;
+                    let key = Key::new(
+                        metadata.namespace.clone().unwrap_or_default(),
+                        metadata.name.clone().unwrap_or_default(),
+                    );
+                    (key, Seen::of(ingress))
+                }));
+                match list.metadata.continue_.filter(|token| !token.is_empty()) {
+                    Some(token) => page = page.continue_token(&token),
+                    None => break,
+                }
+            }
         }
         let now = std::time::Instant::now();
         for (key, ours) in &self.written {

@@ -455,7 +455,10 @@ fn record(cluster: &Cluster, user: &str) -> anyhow::Result<Vec<(String, u64)>> {
             continue;
         };
         let object = &event["objectRef"];
-        if event["user"]["username"] != user || object["resource"].is_null() {
+        // An Event in another case's namespace that is about to go is refused for that, whatever the rights.
+        let words = event["responseStatus"]["message"].as_str();
+        let is_going = words.is_some_and(|words| words.contains("being terminated"));
+        if event["user"]["username"] != user || object["resource"].is_null() || is_going {
             continue;
         }
         let text = |value: &Value| value.as_str().unwrap_or_default().to_owned();

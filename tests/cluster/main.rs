@@ -2,12 +2,17 @@
 //!
 //! All cases share one cluster and run at the same time; each has a namespace and an IngressClass of its own.
 
+mod access;
 mod addressed;
 mod admission;
+mod cert_manager;
+mod choices;
 mod conformance;
 mod deploy;
 mod lab;
+mod mistakes;
 mod node_agent;
+mod outage;
 mod pods;
 mod rolling;
 mod serving;

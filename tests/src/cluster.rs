@@ -4,12 +4,14 @@
 //! ends. What is here talks to it, and to the API server.
 
 mod api;
+mod bulk;
 pub mod control_plane;
 mod flags;
 mod namespace;
 pub mod node;
 mod pki;
 mod pods;
+mod relay;
 
 use std::io::{BufRead, BufReader, Write};
 use std::path::{Path, PathBuf};
@@ -19,9 +21,11 @@ use std::sync::{Mutex, PoisonError};
 use anyhow::{Context, bail};
 
 pub use self::api::{Api, ApiAnswer};
+pub use self::bulk::Bulk;
 use self::control_plane::{Facts, Program};
 pub use self::namespace::Namespace;
 pub use self::pods::Pod;
+pub use self::relay::{Asked, Fault, Relay};
 
 /// A running cluster; ends with its handle or with the process that holds it.
 #[derive(Debug)]

@@ -5,6 +5,7 @@
 
 mod ask;
 mod changes;
+mod cluster;
 mod half_load;
 mod idle;
 mod kernel;
@@ -73,6 +74,8 @@ pub(crate) enum Case {
     HalfLoad,
     /// Latency of the agent while 10 Ingresses and 1,000 endpoints a second change.
     Changes,
+    /// The agent alone, on a real API server with 10,000 Ingresses, 1,000 Secrets and 100,000 endpoints.
+    Cluster,
     /// Memory of the agent with 1,000 WebSockets, opened without a change and across 1,000 changes.
     Websockets,
     /// What the kernel side saves and costs; in network namespaces of its own, as root.
@@ -91,6 +94,7 @@ impl Case {
             Self::IdleTls => "idle TLS connections",
             Self::HalfLoad => "half load",
             Self::Changes => "half load with changes",
+            Self::Cluster => "a large cluster",
             Self::Websockets => "1,000 WebSockets",
             Self::Kernel => "kernel side",
         }
@@ -100,7 +104,13 @@ impl Case {
     fn is_plain(self) -> bool {
         !matches!(
             self,
-            Self::Scale | Self::IdleTls | Self::HalfLoad | Self::Changes | Self::Websockets | Self::Kernel
+            Self::Scale
+                | Self::IdleTls
+                | Self::HalfLoad
+                | Self::Changes
+                | Self::Websockets
+                | Self::Cluster
+                | Self::Kernel
         )
     }
 }
@@ -109,7 +119,9 @@ type Results = BTreeMap<(Case, Peer), Vec<Measured>>;
 
 pub(crate) fn run(options: &Options) -> anyhow::Result<ExitCode> {
     let interrupt = Interrupt::catch()?;
-    ensure_programs()?;
+    if options.case != [Case::Cluster] {
+        ensure_programs()?;
+    }
     let profile = if options.dev {
         Profile::Dev
     } else {
@@ -146,6 +158,9 @@ pub(crate) fn run(options: &Options) -> anyhow::Result<ExitCode> {
     }
     if chosen(Case::Scale) {
         scale::run(&bench)?;
+    }
+    if chosen(Case::Cluster) {
+        cluster::run(&bench)?;
     }
     Ok(ExitCode::SUCCESS)
 }

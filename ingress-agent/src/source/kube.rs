@@ -18,6 +18,7 @@ mod watch;
 
 use std::io;
 use std::sync::Arc;
+use std::sync::atomic::AtomicU32;
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
@@ -403,6 +404,7 @@ impl Work {
             fields,
             tell: self.news.clone(),
             counts: Arc::clone(&self.setup.counts),
+            size: AtomicU32::new(0),
         }
     }
 

@@ -24,6 +24,7 @@ const LONGEST_INSTANCE: usize = 128;
 /// What has been told.
 #[derive(Debug)]
 pub(super) struct Ledger {
+    /// Without their generations: an edit of something else in the object makes no new problem.
     told: HashMap<Diagnostic, Instant>,
     tokens: u32,
     refilled: Instant,
@@ -46,7 +47,7 @@ impl Ledger {
             .retain(|_, told| now.saturating_duration_since(*told) < AGAIN);
         let mut due: Vec<_> = diagnostics
             .iter()
-            .filter(|diagnostic| is_telling(diagnostic) && !self.told.contains_key(*diagnostic))
+            .filter(|diagnostic| self.is_new(diagnostic))
             .collect();
         // Errors first, when not all can be told.
         due.sort_by_key(|diagnostic| std::cmp::Reverse(diagnostic.severity));
@@ -56,15 +57,17 @@ impl Ledger {
             .saturating_sub(u32::try_from(due.len()).unwrap_or(u32::MAX));
         let due: Vec<_> = due.into_iter().cloned().collect();
         self.told
-            .extend(due.iter().map(|diagnostic| (diagnostic.clone(), now)));
+            .extend(due.iter().map(|diagnostic| (without_generation(diagnostic), now)));
         due
     }
 
     /// Whether something waits for the budget.
     pub(super) fn has_more(&self, diagnostics: &[Diagnostic]) -> bool {
-        diagnostics
-            .iter()
-            .any(|diagnostic| is_telling(diagnostic) && !self.told.contains_key(diagnostic))
+        diagnostics.iter().any(|diagnostic| self.is_new(diagnostic))
+    }
+
+    fn is_new(&self, diagnostic: &Diagnostic) -> bool {
+        is_telling(diagnostic) && !self.told.contains_key(&without_generation(diagnostic))
     }
 
     fn refill(&mut self, now: Instant) {
@@ -75,6 +78,13 @@ impl Ledger {
         if self.tokens == BURST {
             self.refilled = now;
         }
+    }
+}
+
+fn without_generation(diagnostic: &Diagnostic) -> Diagnostic {
+    Diagnostic {
+        generation: None,
+        ..diagnostic.clone()
     }
 }
 
@@ -175,6 +185,9 @@ mod tests {
         let mut ledger = Ledger::new(start);
         let all = [problem(Severity::Error, "web"), problem(Severity::Info, "web")];
         assert_eq!(ledger.due(&all, start).len(), 1);
+        let mut edited = problem(Severity::Error, "web");
+        edited.generation = Some(2);
+        assert!(ledger.due(&[edited], start).is_empty(), "the same problem");
         assert!(ledger.due(&all, start + AGAIN / 2).is_empty());
         assert!(ledger.due(&[], start + AGAIN / 2).is_empty(), "gone, and back:");
         assert!(ledger.due(&all, start + AGAIN / 2).is_empty());

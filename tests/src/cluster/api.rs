@@ -30,20 +30,9 @@ pub struct ApiAnswer {
 
 impl Api {
     pub fn new(facts: &Facts) -> anyhow::Result<Self> {
-        let file = |name: &str| facts.folder.join("pki").join(name);
-        let mut roots = rustls::RootCertStore::empty();
-        roots.add(CertificateDer::from_pem_file(file("ca.crt"))?)?;
-        let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
-        let tls = rustls::ClientConfig::builder_with_provider(provider)
-            .with_safe_default_protocol_versions()?
-            .with_root_certificates(roots)
-            .with_client_auth_cert(
-                vec![CertificateDer::from_pem_file(file("admin.crt"))?],
-                PrivateKeyDer::from_pem_file(file("admin.key"))?,
-            )?;
         Ok(Self {
             address: (Ipv4Addr::LOCALHOST, facts.api_port).into(),
-            tls: Arc::new(tls),
+            tls: Arc::new(admin_tls(facts)?),
         })
     }
 
@@ -88,4 +77,19 @@ impl Api {
         let body = serde_json::from_str(body).unwrap_or_else(|_| Value::from(body));
         Ok(ApiAnswer { status, body })
     }
+}
+
+/// Trusts the API server, and is known to it as one that may do everything.
+pub(super) fn admin_tls(facts: &Facts) -> anyhow::Result<rustls::ClientConfig> {
+    let file = |name: &str| facts.folder.join("pki").join(name);
+    let mut roots = rustls::RootCertStore::empty();
+    roots.add(CertificateDer::from_pem_file(file("ca.crt"))?)?;
+    let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
+    Ok(rustls::ClientConfig::builder_with_provider(provider)
+        .with_safe_default_protocol_versions()?
+        .with_root_certificates(roots)
+        .with_client_auth_cert(
+            vec![CertificateDer::from_pem_file(file("admin.crt"))?],
+            PrivateKeyDer::from_pem_file(file("admin.key"))?,
+        )?)
 }

@@ -58,6 +58,8 @@ pub struct Facts {
     /// May do everything.
     pub kubeconfig: PathBuf,
     pub api_port: u16,
+    /// Of etcd, without TLS.
+    pub etcd_port: u16,
     /// Who holds the network of pods, and its number; none without root.
     pub pods: Option<(u32, u8)>,
 }
@@ -120,6 +122,7 @@ impl ControlPlane {
                 folder: folder.to_path_buf(),
                 kubeconfig: folder.join("kubeconfig"),
                 api_port: ports.api,
+                etcd_port: ports.etcd,
                 pods: pods.as_ref().map(PodNetwork::facts),
             },
             pki: Pki::write(&folder.join("pki"))?,
@@ -281,7 +284,7 @@ impl Ports {
 }
 
 /// Linux hands out 32768 and above by itself.
-fn free_port() -> anyhow::Result<(u16, TcpListener)> {
+pub(super) fn free_port() -> anyhow::Result<(u16, TcpListener)> {
     for _ in 0..1000 {
         let port = fastrand::u16(20_000..30_000);
         if let Ok(listener) = TcpListener::bind((Ipv4Addr::LOCALHOST, port)) {

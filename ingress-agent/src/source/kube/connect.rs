@@ -2,9 +2,13 @@
 //!
 //! The client that kube makes by itself speaks HTTP/1.1, a connection for every watch; it logs at will, and retries by rules of its own.
 
+mod pause;
+mod token;
+
 use std::io;
 use std::path::PathBuf;
-use std::time::Duration;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 use hyper_rustls::{FixedServerNameResolver, HttpsConnectorBuilder};
 use hyper_util::client::legacy::Client as HttpClient;
@@ -16,6 +20,7 @@ use kube::{Client, Config};
 use tokio::runtime::Runtime;
 use tower::{BoxError, ServiceBuilder};
 
+use self::token::TokenFile;
 use crate::config::Cluster;
 
 /// Where the cluster is.
@@ -74,7 +79,7 @@ pub(crate) async fn read(place: &Place) -> Result<Config, String> {
 
 /// A client with a connection of its own. Must run on a runtime.
 ///
-/// Tokens and the authority's certificate are read again from their files about once a minute (kube does).
+/// A token's file is read again once a minute and when the token is refused, the authority's certificate about once a minute (kube does).
 pub(crate) fn client(config: &Config) -> Result<Client, String> {
     let said = |error: kube::Error| format!("the connection to the API server can't be set up: {error}");
     let mut tcp = HttpConnector::new();
@@ -99,10 +104,25 @@ pub(crate) fn client(config: &Config) -> Result<Client, String> {
         .http2_keep_alive_while_idle(true)
         .http2_adaptive_window(true)
         .build::<_, Body>(https.enable_all_versions().wrap_connector(tcp));
+    let mut config = config.clone();
+    let token = TokenFile::take(&mut config).map(Arc::new);
+    let judge = token.clone();
     let service = ServiceBuilder::new()
         .layer(config.base_uri_layer())
         .option_layer(config.auth_layer().map_err(said)?)
         .layer(config.extra_headers_layer().map_err(said)?)
+        .map_request(move |mut request: http::Request<Body>| {
+            if let Some(token) = &token {
+                token.sign(&mut request, Instant::now());
+            }
+            request
+        })
+        .map_response(move |answer| {
+            if let Some(token) = &judge {
+                token.learn(&answer);
+            }
+            pause::in_the_body(answer)
+        })
         .map_err(BoxError::from)
         .service(http);
     Ok(Client::new(service, config.default_namespace.as_str()))

@@ -4,6 +4,7 @@
 //! (`resourceVersion=0`, which takes no page size). A list is told only when it is complete, so that there is never a gap.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
 use futures_util::{Stream, StreamExt};
@@ -34,8 +35,11 @@ const SHORTEST: Duration = Duration::from_secs(1);
 const POLL: Duration = Duration::from_secs(40);
 /// The longest pause before the first request, so that a cluster that comes up doesn't ask all at once.
 const START: Duration = Duration::from_millis(200);
-/// Before a new list because the last version was compacted: that happens to many agents together.
+/// The longest pause before a new list because the last version was compacted, as after a restart of the API server: that happens to all agents
+/// together, and the larger the list, the longer they should be spread.
 const RELIST: Duration = Duration::from_secs(1);
+const RELIST_PER_OBJECT: Duration = Duration::from_millis(1);
+const RELIST_AT_MOST: Duration = Duration::from_secs(15);
 
 /// Which watch.
 pub(super) type FeedId = usize;
@@ -61,6 +65,8 @@ pub(super) struct Feed<K> {
     pub(super) fields: Option<String>,
     pub(super) tell: mpsc::Sender<(FeedId, News)>,
     pub(super) counts: Arc<SourceCounts>,
+    /// Objects of the last whole list.
+    pub(super) size: AtomicU32,
 }
 
 /// Where a watch stands.
@@ -122,7 +128,7 @@ impl<K: Kept> Feed<K> {
         match (&failure.cause, &place) {
             (Cause::TooOld, Place::At(version)) => {
                 *place = Place::Nowhere(Start::NotOlder(version.clone()));
-                return RELIST.mul_f64(fastrand::f64());
+                return before_relist(self.size.load(Ordering::Relaxed), fastrand::f64());
             }
             (Cause::TooOld | Cause::TooNew, _) => *place = Place::Nowhere(Start::Newest),
             _ => {}
@@ -194,6 +200,7 @@ impl<K: Kept> Feed<K> {
                         .contains_key("k8s.io/initial-events-end");
                     if is_end && let Some(all) = initial.take() {
                         self.counts.list(self.scope.resource);
+                        self.note_size(all.len());
                         self.tell(News::All(all)).await?;
                     }
                     if initial.is_none() {
@@ -250,7 +257,8 @@ impl<K: Kept> Feed<K> {
         };
         backoff.reset();
         self.counts.list(self.scope.resource);
-        let all = list.items.into_iter().map(|object| kept(object).1).collect();
+        let all: Vec<_> = list.items.into_iter().map(|object| kept(object).1).collect();
+        self.note_size(all.len());
         self.tell(News::All(all)).await?;
         *place = Place::At(version);
         Ok(Ok(()))
@@ -288,6 +296,11 @@ impl<K: Kept> Feed<K> {
         }
     }
 
+    fn note_size(&self, objects: usize) {
+        let objects = u32::try_from(objects).unwrap_or(u32::MAX);
+        self.size.store(objects, Ordering::Relaxed);
+    }
+
     async fn tell(&self, news: News) -> Result<(), Unwanted> {
         self.tell.send((self.id, news)).await.map_err(|_| Unwanted)
     }
@@ -301,6 +314,12 @@ impl Start {
             Self::Newest => "",
         }
     }
+}
+
+/// `random` is from 0 to 1.
+fn before_relist(objects: u32, random: f64) -> Duration {
+    let longest = RELIST + RELIST_PER_OBJECT.saturating_mul(objects);
+    longest.min(RELIST_AT_MOST).mul_f64(random)
 }
 
 /// The object without what nobody reads, and its resource version.

@@ -64,6 +64,7 @@ fn follow(script: Script) -> Asked {
         fields: None,
         tell,
         counts: crate::source::kube::counts(),
+        size: AtomicU32::new(0),
     };
     tokio::spawn(feed.follow());
     Asked { questions, inbox }
@@ -248,4 +249,12 @@ async fn an_asked_for_pause_is_kept_and_a_missing_right_is_tried_again() {
     assert_eq!(asked.next().await, "failed Forbidden(\"forbidden\")");
     assert!(begun.elapsed() >= Duration::from_secs(9));
     assert_eq!(asked.next().await, "all 0");
+}
+
+#[test]
+fn the_larger_the_list_the_longer_agents_are_spread_before_they_ask_for_it_again() {
+    assert_eq!(before_relist(50, 1.0), Duration::from_millis(1050));
+    assert_eq!(before_relist(10_000, 1.0), Duration::from_secs(11));
+    assert_eq!(before_relist(10_000, 0.5), Duration::from_millis(5500));
+    assert_eq!(before_relist(u32::MAX, 1.0), RELIST_AT_MOST);
 }
