@@ -7,6 +7,7 @@ mod ask;
 mod changes;
 mod half_load;
 mod idle;
+mod instructions;
 mod load;
 mod peers;
 mod scale;
@@ -70,6 +71,8 @@ pub(crate) enum Case {
     IdleTls,
     /// Latency at half of each server's own saturating rate.
     HalfLoad,
+    /// Instructions a request, counted by valgrind: HTTP/1.1, 404 and HTTPS, of the agent alone.
+    Instructions,
     /// Latency of the agent while 10 Ingresses and 1,000 endpoints a second change.
     Changes,
     /// Memory of the agent with 1,000 WebSockets, opened without a change and across 1,000 changes.
@@ -87,6 +90,7 @@ impl Case {
             Self::Scale => "10,000 hosts",
             Self::IdleTls => "idle TLS connections",
             Self::HalfLoad => "half load",
+            Self::Instructions => "instructions",
             Self::Changes => "half load with changes",
             Self::Websockets => "1,000 WebSockets",
         }
@@ -96,7 +100,12 @@ impl Case {
     fn is_plain(self) -> bool {
         !matches!(
             self,
-            Self::Scale | Self::IdleTls | Self::HalfLoad | Self::Changes | Self::Websockets
+            Self::Scale
+                | Self::IdleTls
+                | Self::HalfLoad
+                | Self::Changes
+                | Self::Instructions
+                | Self::Websockets
         )
     }
 }
@@ -111,7 +120,10 @@ pub(crate) fn run(options: &Options) -> anyhow::Result<ExitCode> {
     } else {
         Profile::Release
     };
+    // Counted on a build of its own.
+    let only_counts = options.case == [Case::Instructions];
     let programs = match &options.programs {
+        _ if only_counts => PathBuf::new(),
         Some(folder) => folder.clone(),
         None => workspace::build("ingress-agent", profile)?,
     };
@@ -130,6 +142,9 @@ pub(crate) fn run(options: &Options) -> anyhow::Result<ExitCode> {
     }
     if chosen(Case::Changes) {
         changes::run(&bench)?;
+    }
+    if chosen(Case::Instructions) {
+        instructions::run(&bench)?;
     }
     if chosen(Case::IdleTls) {
         idle::run(&bench)?;

@@ -128,6 +128,26 @@ impl Running {
         })
     }
 
+    /// The agent under valgrind's eyes, which count when they are told to and write `callgrind.*` into the site's folder.
+    pub(crate) fn counted(site: &Site, programs: &Path, agent_flags: &[String]) -> anyhow::Result<Self> {
+        let mut command = Command::new("valgrind");
+        let out = site.path("callgrind");
+        command
+            .args(["--quiet", "--tool=callgrind", "--instr-atstart=no"])
+            .arg(format!("--callgrind-out-file={}", out.display()))
+            .arg(programs.join("ingress-agent"))
+            .args(agent_arguments(site, Cores::One))
+            .args(agent_flags);
+        let running = Self {
+            peer: Peer::Agent,
+            ports: site.agent,
+            guarded: Guarded::start(&command)?,
+        };
+        running.wait_for_port(running.ports.http)?;
+        running.wait_until_ready()?;
+        Ok(running)
+    }
+
     /// The server behind all others: nginx with a fixed answer.
     pub(crate) fn backend(site: &Site) -> anyhow::Result<Self> {
         let mut command = pinned(LOAD_CORE);
@@ -163,7 +183,7 @@ impl Running {
     }
 
     /// The guard's one child: taskset has become the server by then.
-    fn process_id(&self) -> anyhow::Result<u32> {
+    pub(crate) fn process_id(&self) -> anyhow::Result<u32> {
         let guard = self.guarded.child.id();
         let mut children = String::new();
         // A child belongs to the thread that started it.
