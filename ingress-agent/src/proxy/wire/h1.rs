@@ -15,9 +15,10 @@ mod target;
 mod tests;
 
 pub use body::Body;
+pub(crate) use bytes::trim;
 pub use chunked::Chunked;
 pub use chunked::is_forbidden_trailer;
-pub use head::{FieldLine, HeadLines, HeadReader, check_head, check_method_and_target};
+pub use head::{Field, HeadLines, HeadReader, check_head, check_method_and_target, field, place};
 
 /// How the end of the request's body is found (RFC 9112 6.3).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
