@@ -8,6 +8,7 @@ mod changes;
 mod half_load;
 mod idle;
 mod instructions;
+mod kernel;
 mod load;
 mod peers;
 mod scale;
@@ -77,6 +78,8 @@ pub(crate) enum Case {
     Changes,
     /// Memory of the agent with 1,000 WebSockets, opened without a change and across 1,000 changes.
     Websockets,
+    /// What the kernel side saves and costs; in network namespaces of its own, as root.
+    Kernel,
 }
 
 impl Case {
@@ -93,6 +96,7 @@ impl Case {
             Self::Instructions => "instructions",
             Self::Changes => "half load with changes",
             Self::Websockets => "1,000 WebSockets",
+            Self::Kernel => "kernel side",
         }
     }
 
@@ -106,6 +110,7 @@ impl Case {
                 | Self::Changes
                 | Self::Instructions
                 | Self::Websockets
+                | Self::Kernel
         )
     }
 }
@@ -151,6 +156,9 @@ pub(crate) fn run(options: &Options) -> anyhow::Result<ExitCode> {
     }
     if chosen(Case::Websockets) {
         websockets::run(&bench)?;
+    }
+    if chosen(Case::Kernel) {
+        kernel::run(&bench)?;
     }
     if chosen(Case::Scale) {
         scale::run(&bench)?;

@@ -13,7 +13,7 @@ use crate::demo;
 use crate::guard::Guarded;
 
 /// The load and the backend are on [`LOAD_CORE`].
-const SERVER_CORE: &str = "0";
+pub(crate) const SERVER_CORE: &str = "0";
 pub(crate) const LOAD_CORE: &str = "1";
 const UP_WITHIN: Duration = Duration::from_mins(2);
 const LOOK_AGAIN: Duration = Duration::from_millis(20);
@@ -138,14 +138,19 @@ impl Running {
             .arg(programs.join("ingress-agent"))
             .args(agent_arguments(site, Cores::One))
             .args(agent_flags);
-        let running = Self {
-            peer: Peer::Agent,
-            ports: site.agent,
-            guarded: Guarded::start(&command)?,
-        };
+        let running = Self::of(Peer::Agent, site.agent, &command)?;
         running.wait_for_port(running.ports.http)?;
         running.wait_until_ready()?;
         Ok(running)
+    }
+
+    /// Anything else, started as it is.
+    pub(crate) fn of(peer: Peer, ports: Ports, command: &Command) -> anyhow::Result<Self> {
+        Ok(Self {
+            peer,
+            ports,
+            guarded: Guarded::start(command)?,
+        })
     }
 
     /// The server behind all others: nginx with a fixed answer.
@@ -184,18 +189,11 @@ impl Running {
 
     /// The guard's one child: taskset has become the server by then.
     pub(crate) fn process_id(&self) -> anyhow::Result<u32> {
-        let guard = self.guarded.child.id();
-        let mut children = String::new();
-        // A child belongs to the thread that started it.
-        for task in std::fs::read_dir(format!("/proc/{guard}/task"))? {
-            children += &std::fs::read_to_string(task?.path().join("children")).unwrap_or_default();
-        }
-        let first = children.split_whitespace().next();
-        Ok(first.with_context(|| self.ended())?.parse()?)
+        self.guarded.first_child().with_context(|| self.ended())
     }
 
     /// The guard ends with its child; right after the start it may have none yet.
-    fn ensure_alive(&self) -> anyhow::Result<()> {
+    pub(crate) fn ensure_alive(&self) -> anyhow::Result<()> {
         let stat = std::fs::read_to_string(format!("/proc/{}/stat", self.guarded.child.id()))?;
         let state = stat.rsplit_once(") ").map(|(_, fields)| fields);
         if state.is_none_or(|fields| fields.starts_with('Z')) {
