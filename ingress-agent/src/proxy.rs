@@ -3,11 +3,14 @@
 //! Sees the live state; knows no Kubernetes objects. No locks on the request path.
 
 mod account;
+mod alarm;
 mod answer;
 mod bell;
 pub mod body;
 mod forward;
 pub mod listener;
+pub mod message;
+mod moment;
 mod prefixed;
 pub mod proxy_protocol;
 mod refused;

@@ -1,7 +1,7 @@
 //! Pure edits of requests and responses: redirects, rewrites, CORS, source ranges.
 //!
-//! Everything is a function of a route and of facts about one request. What has to happen to a header map comes back as a
-//! short list of [`Edit`]s, so that maps are moved along and not rebuilt.
+//! Everything is a function of a route and of facts about one request. What has to happen to header fields comes back as a
+//! short list of [`Edit`]s, so that they are moved along and not rebuilt.
 
 mod affinity;
 mod canary;
@@ -14,16 +14,17 @@ mod source;
 
 use std::net::IpAddr;
 
-use http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode};
+use http::{HeaderName, HeaderValue, Method, StatusCode};
 
+use crate::fields::Fields;
 use crate::reason::Reason;
 use crate::snapshot::Route;
 
 pub use affinity::{set_cookie, sticky_cookie};
 pub use canary::{choose_backend, choose_canary, choose_cluster};
 pub use cors::response_edits as cors_response_edits;
-pub use forwarded::{Client, Forwarding, Hop};
-pub use headers::{Edit, apply, make_way, remove_hop_by_hop, request_edits, response_edits};
+pub use forwarded::{Client, Forwarded, Forwarding, Hop};
+pub use headers::{Edit, apply, remove_hop_by_hop, request_edits, response_edits};
 pub use rewrite::{rewrite_path, rewrite_target};
 pub use source::is_allowed;
 
@@ -38,7 +39,7 @@ pub struct RequestFacts<'a> {
     pub path: &'a str,
     pub query: Option<&'a str>,
     pub method: &'a Method,
-    pub headers: &'a HeaderMap,
+    pub headers: &'a Fields,
     /// From [`Forwarding::client`].
     pub client_ip: IpAddr,
     /// Where clients reach us by HTTPS; 443 stays out of URLs.

@@ -2,7 +2,9 @@
 
 use std::sync::Arc;
 
-use http::{HeaderMap, Method};
+use http::Method;
+
+use crate::fields::Fields;
 
 use crate::compile::compile;
 use crate::host::HostPattern;
@@ -80,7 +82,7 @@ pub(crate) fn route_with(path_text: &str, policy: RoutePolicy) -> Arc<Route> {
     Arc::clone(snapshot(vec![spec]).routes().next().unwrap())
 }
 
-pub(crate) fn get<'a>(host: &'a str, path: &'a str, headers: &'a HeaderMap) -> RequestView<'a> {
+pub(crate) fn get<'a>(host: &'a str, path: &'a str, headers: &'a Fields) -> RequestView<'a> {
     RequestView {
         method: &Method::GET,
         host,
@@ -92,7 +94,7 @@ pub(crate) fn get<'a>(host: &'a str, path: &'a str, headers: &'a HeaderMap) -> R
 
 /// The name of the Ingress that serves a request, or the reason why none does.
 pub(crate) fn served_by(snapshot: &Snapshot, host: &str, path: &str) -> String {
-    match snapshot.find(&get(host, path, &HeaderMap::new())) {
+    match snapshot.find(&get(host, path, &Fields::default())) {
         Ok(route) => route.object.name.to_string(),
         Err(miss) => miss.reason().code().to_owned(),
     }

@@ -10,8 +10,9 @@ mod rank;
 
 use std::sync::Arc;
 
-use http::{HeaderMap, Method};
+use http::Method;
 
+use crate::fields::Fields;
 use crate::reason::Reason;
 use crate::resource::UnownedHost;
 use crate::snapshot::{Route, Snapshot};
@@ -29,7 +30,7 @@ pub struct RequestView<'a> {
     pub host: &'a str,
     pub path: &'a str,
     pub query: Option<&'a str>,
-    pub headers: &'a HeaderMap,
+    pub headers: &'a Fields,
 }
 
 /// Why nothing matched.

@@ -8,6 +8,7 @@ mod changes;
 mod cluster;
 mod half_load;
 mod idle;
+mod instructions;
 mod kernel;
 mod load;
 mod peers;
@@ -72,6 +73,8 @@ pub(crate) enum Case {
     IdleTls,
     /// Latency at half of each server's own saturating rate.
     HalfLoad,
+    /// Instructions a request, counted by valgrind: HTTP/1.1, 404 and HTTPS, of the agent alone.
+    Instructions,
     /// Latency of the agent while 10 Ingresses and 1,000 endpoints a second change.
     Changes,
     /// The agent alone, on a real API server with 10,000 Ingresses, 1,000 Secrets and 100,000 endpoints.
@@ -93,6 +96,7 @@ impl Case {
             Self::Scale => "10,000 hosts",
             Self::IdleTls => "idle TLS connections",
             Self::HalfLoad => "half load",
+            Self::Instructions => "instructions",
             Self::Changes => "half load with changes",
             Self::Cluster => "a large cluster",
             Self::Websockets => "1,000 WebSockets",
@@ -108,6 +112,7 @@ impl Case {
                 | Self::IdleTls
                 | Self::HalfLoad
                 | Self::Changes
+                | Self::Instructions
                 | Self::Websockets
                 | Self::Cluster
                 | Self::Kernel
@@ -127,7 +132,10 @@ pub(crate) fn run(options: &Options) -> anyhow::Result<ExitCode> {
     } else {
         Profile::Release
     };
+    // Counted on a build of its own.
+    let only_counts = options.case == [Case::Instructions];
     let programs = match &options.programs {
+        _ if only_counts => PathBuf::new(),
         Some(folder) => folder.clone(),
         None => workspace::build("ingress-agent", profile)?,
     };
@@ -146,6 +154,9 @@ pub(crate) fn run(options: &Options) -> anyhow::Result<ExitCode> {
     }
     if chosen(Case::Changes) {
         changes::run(&bench)?;
+    }
+    if chosen(Case::Instructions) {
+        instructions::run(&bench)?;
     }
     if chosen(Case::IdleTls) {
         idle::run(&bench)?;

@@ -10,9 +10,7 @@ use std::task::{Context, Poll, ready};
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
-use http::header::{HOST, REFERER, USER_AGENT};
-use http::request::Parts;
-use http::{HeaderValue, Response, Version};
+use http::Version;
 use http_body::{Body, Frame, SizeHint};
 use ingress_core::balance::{Attempt, LiveEndpoint};
 use ingress_core::reason::Reason;
@@ -20,6 +18,8 @@ use ingress_core::resource::UnownedHost;
 use ingress_core::snapshot::{Cluster, Route};
 
 use super::body::{Progress, ResponseBody};
+use super::message::{Head, Response};
+use super::moment;
 use super::serve::Connection;
 use super::upstream::Timing;
 use super::worker::Worker;
@@ -35,8 +35,9 @@ const SHORT_BODY: u64 = 8 * 1024;
 pub(crate) struct Account {
     connection: Rc<Connection>,
     /// The request head. Fields that the backend does not get are taken out on the way.
-    pub(crate) parts: Parts,
-    pub(crate) request_id: Option<HeaderValue>,
+    pub(crate) head: Box<Head>,
+    /// What this hop calls the request; `None` where it brings a name that is believed.
+    pub(crate) request_id: Option<[u8; 32]>,
     started: Instant,
     pub(crate) client: IpAddr,
     pub(crate) route: Option<Arc<Route>>,
@@ -47,23 +48,23 @@ pub(crate) struct Account {
     pub(crate) reason: Option<Reason>,
     pub(crate) error: Option<ProxyError>,
     pub(crate) unowned: Option<Arc<UnownedHost>>,
-    /// Of the request body.
-    pub(crate) progress: Rc<Progress>,
+    /// Of the request body, where there is one.
+    pub(crate) progress: Option<Rc<Progress>>,
     /// Ends when the response has been sent.
     pub(crate) in_flight: Option<InFlight>,
     /// Until the head of the answer was there.
-    head: Option<Duration>,
+    answered_after: Option<Duration>,
     status: u16,
     sent: u64,
 }
 
 impl Account {
-    pub(crate) fn open(connection: &Rc<Connection>, parts: Parts) -> Box<Self> {
+    pub(crate) fn open(connection: &Rc<Connection>, head: Box<Head>) -> Box<Self> {
         Box::new(Self {
             connection: Rc::clone(connection),
-            parts,
+            head,
             request_id: None,
-            started: Instant::now(),
+            started: moment::now().into_std(),
             client: connection.client.ip(),
             route: None,
             cluster: None,
@@ -73,9 +74,9 @@ impl Account {
             reason: None,
             error: None,
             unowned: None,
-            progress: Rc::default(),
+            progress: None,
             in_flight: None,
-            head: None,
+            answered_after: None,
             status: 0,
             sent: 0,
         })
@@ -89,9 +90,11 @@ impl Account {
 
     /// Hands the account over to the response's body.
     pub(crate) fn serve(mut self: Box<Self>, response: Response<ResponseBody>) -> Response<Served> {
-        self.status = response.status().as_u16();
-        self.head = self.timing.map(|_| self.started.elapsed());
-        self.progress.answered.set(true);
+        self.status = response.status.as_u16();
+        self.answered_after = self.timing.map(|_| self.started.elapsed());
+        if let Some(progress) = &self.progress {
+            progress.answered.set(true);
+        }
         response.map(|body| Served {
             body,
             account: Some(self),
@@ -100,7 +103,7 @@ impl Account {
 
     /// The account of a request that became a tunnel stays open beside its response.
     pub(crate) fn open_tunnel(mut self: Box<Self>, response: Response<()>) -> (Response<Served>, Box<Self>) {
-        self.status = response.status().as_u16();
+        self.status = response.status.as_u16();
         let served = Served {
             body: ResponseBody::Empty,
             account: None,
@@ -119,7 +122,7 @@ impl Account {
 
     /// Closes the account of a tunnel, which has no body to travel in.
     pub(crate) fn tunnelled(mut self: Box<Self>, up: u64, down: u64) {
-        self.progress.received.set(up);
+        self.progress.get_or_insert_default().received.set(up);
         self.sent = down;
     }
 
@@ -151,43 +154,47 @@ impl Account {
         let timing = self.timing;
         let finished = Finished {
             duration: ended.saturating_duration_since(self.started),
-            head: self.head,
+            head: self.answered_after,
             connect: timing.and_then(|timing| timing.connect),
             // While a long body came, the endpoint had to wait for the client.
             first_byte: timing
-                .filter(|_| self.progress.received.get() <= SHORT_BODY)
+                .filter(|_| self.received() <= SHORT_BODY)
                 .map(|timing| timing.first_byte),
             once: self.attempts == 1,
         };
         self.connection.line.finished(self.route.as_ref()?, &finished)
     }
 
+    /// Bytes of the request's body.
+    fn received(&self) -> u64 {
+        self.progress
+            .as_ref()
+            .map_or(0, |progress| progress.received.get())
+    }
+
     fn record(&self, ended: Instant) -> RequestRecord<'_> {
         let connection = &self.connection;
-        let headers = &self.parts.headers;
+        let Head {
+            method,
+            version: spoken,
+            fields,
+            ..
+        } = &*self.head;
         let duration = ended.saturating_duration_since(self.started);
-        let host = self.parts.uri.authority().map(|a| a.as_str().as_bytes());
         RequestRecord {
             started: connection.worker.wall_clock(self.started),
             duration,
             client: self.client,
             peer: connection.peer,
             listener: connection.listener,
-            protocol: version(self.parts.version),
+            protocol: version(*spoken),
             tls: connection.tls.as_ref().map(|tls| TlsRecord {
                 version: tls.version,
                 server_name: tls.server_name.as_deref(),
             }),
-            method: self.parts.method.as_str().as_bytes(),
-            host: host
-                .or(headers.get(HOST).map(HeaderValue::as_bytes))
-                .unwrap_or_default(),
-            target: self
-                .parts
-                .uri
-                .path_and_query()
-                .map_or("*", |p| p.as_str())
-                .as_bytes(),
+            method: method.as_str().as_bytes(),
+            host: self.head.host().unwrap_or_default(),
+            target: self.head.target().as_bytes(),
             status: self.status,
             reason: self.reason,
             route: self.route.as_deref(),
@@ -200,11 +207,14 @@ impl Account {
                 first_byte: self.timing.map(|timing| timing.first_byte),
                 reused: self.timing.is_some_and(|timing| timing.reused()),
             }),
-            request_bytes: self.progress.received.get(),
+            request_bytes: self.received(),
             response_bytes: self.sent,
-            request_id: self.request_id.as_ref().map_or(b"", HeaderValue::as_bytes),
-            user_agent: headers.get(USER_AGENT).map(HeaderValue::as_bytes),
-            referer: headers.get(REFERER).map(HeaderValue::as_bytes),
+            request_id: match &self.request_id {
+                Some(id) => id,
+                None => fields.get("x-request-id").unwrap_or_default(),
+            },
+            user_agent: fields.get("user-agent"),
+            referer: fields.get("referer"),
             error: self.error.as_ref().map(|error| error as &dyn std::fmt::Display),
             unowned: self.unowned.as_deref(),
         }
@@ -217,7 +227,7 @@ impl Drop for Account {
             self.reason = Some(Reason::ClientClosed);
         }
         self.connection.gate.request_finished();
-        let ended = Instant::now();
+        let ended = moment::now().into_std();
         if let Some(in_flight) = &mut self.in_flight {
             in_flight.ended = Some(ended);
         }
@@ -269,7 +279,7 @@ impl InFlight {
 
 impl Drop for InFlight {
     fn drop(&mut self) {
-        let ended = self.ended.unwrap_or_else(Instant::now);
+        let ended = self.ended.unwrap_or_else(|| moment::now().into_std());
         if self.endpoint.end(self.outcome, self.worker.since_start(ended)) {
             self.worker.shard.upstream(UpstreamEvent::Ejected);
         }

@@ -2,12 +2,13 @@
 
 use bytes::Bytes;
 use http::header::{CONNECTION, CONTENT_LENGTH, CONTENT_TYPE};
-use http::{HeaderName, HeaderValue, Method, Response, Version};
+use http::{HeaderName, HeaderValue, Method, Version};
 use ingress_core::filter::OwnAnswer;
 use ingress_core::reason::Reason;
 
 use super::account::Account;
 use super::body::ResponseBody;
+use super::message::Response;
 use super::serve::Connection;
 use crate::error::ProxyError;
 
@@ -15,12 +16,12 @@ const REASON: HeaderName = HeaderName::from_static("x-ingress-agent-reason");
 
 /// What is said instead of a body to HEAD: hyper's HTTP/2 server would send the body (RFC 9110, 9.3.2).
 fn without_body_for_head(account: &Account, mut response: Response<ResponseBody>) -> Response<ResponseBody> {
-    if account.parts.method == Method::HEAD
-        && let ResponseBody::Full(body) = std::mem::replace(response.body_mut(), ResponseBody::Empty)
+    if account.head.method == Method::HEAD
+        && let ResponseBody::Full(body) = std::mem::replace(&mut response.body, ResponseBody::Empty)
     {
         response
-            .headers_mut()
-            .insert(CONTENT_LENGTH, HeaderValue::from(body.len()));
+            .fields
+            .append(CONTENT_LENGTH, HeaderValue::from(body.len()));
     }
     response
 }
@@ -29,13 +30,13 @@ fn without_body_for_head(account: &Account, mut response: Response<ResponseBody>
 pub(crate) fn own(connection: &Connection, account: &mut Account, own: OwnAnswer) -> Response<ResponseBody> {
     account.reason = Some(own.reason);
     let mut response = plain(connection, own.reason);
-    *response.status_mut() = own.status;
+    response.status = own.status;
     for (name, value) in own.headers {
-        response.headers_mut().append(name, value);
+        response.fields.append(name, value);
     }
     if own.status.is_success() {
-        *response.body_mut() = ResponseBody::Empty;
-        response.headers_mut().remove(CONTENT_TYPE);
+        response.body = ResponseBody::Empty;
+        response.fields.remove("content-type");
     }
     without_body_for_head(account, response)
 }
@@ -59,26 +60,25 @@ pub(crate) fn to_error(
         return Err(error);
     }
     let mut response = plain(connection, reason);
-    if reason == Reason::BadRequest && account.parts.version != Version::HTTP_2 {
+    if reason == Reason::BadRequest && account.head.version != Version::HTTP_2 {
         // Who sends one malformed request is not trusted with where the next one begins.
         response
-            .headers_mut()
-            .insert(CONNECTION, HeaderValue::from_static("close"));
+            .fields
+            .append(CONNECTION, HeaderValue::from_static("close"));
     }
     Ok(without_body_for_head(account, response))
 }
 
 fn plain(connection: &Connection, reason: Reason) -> Response<ResponseBody> {
     let code = reason.code();
-    let mut response = Response::new(ResponseBody::Full(Bytes::from_static(code.as_bytes())));
-    *response.status_mut() = reason.status();
-    let headers = response.headers_mut();
-    headers.insert(
+    let body = ResponseBody::Full(Bytes::from_static(code.as_bytes()));
+    let mut response = Response::new(reason.status(), body);
+    response.fields.append(
         CONTENT_TYPE,
         HeaderValue::from_static("text/plain; charset=utf-8"),
     );
     if connection.worker.shared.config.reason_header {
-        headers.insert(REASON, HeaderValue::from_static(code));
+        response.fields.append(REASON, HeaderValue::from_static(code));
     }
     response
 }

@@ -157,11 +157,10 @@ impl RequestBody {
         }
     }
 
-    /// Where the number of bytes received so far is told, for as long as the body lives.
-    pub fn count_into(&mut self, progress: Rc<Progress>) {
-        if let Some(body) = &mut self.0 {
-            body.progress = Some(progress);
-        }
+    /// Where the number of bytes received so far is told from now on; `None` for a body that is empty.
+    pub fn progress(&mut self) -> Option<Rc<Progress>> {
+        let body = self.0.as_mut()?;
+        Some(Rc::clone(body.progress.get_or_insert_default()))
     }
 
     /// Ends the body with [`ProxyError::RequestTimeout`] when it stands still for `limit` while a backend waits for it. For
@@ -457,8 +456,7 @@ mod tests {
     #[test]
     fn a_body_is_counted_and_stopped_at_its_limit() {
         let mut body = fed(&["12345", "678", "9"], None, Some(8));
-        let progress = Rc::new(Progress::default());
-        body.count_into(Rc::clone(&progress));
+        let progress = body.progress().unwrap();
         assert_eq!(next(&mut body), Some(Ok(Bytes::from("12345"))));
         assert_eq!(next(&mut body), Some(Ok(Bytes::from("678"))));
         assert_eq!(progress.received.get(), 8);
@@ -529,8 +527,7 @@ mod tests {
             .unwrap();
         runtime.block_on(async {
             let (sender, mut body) = RequestBody::script(None, None);
-            let progress = Rc::new(Progress::default());
-            body.count_into(Rc::clone(&progress));
+            let progress = body.progress().unwrap();
             body.limit_gap(Duration::from_secs(60));
             let mut frame = async || std::future::poll_fn(|cx| Pin::new(&mut body).poll_frame(cx)).await;
             let begun = tokio::time::Instant::now();

@@ -1,14 +1,15 @@
 //! A resolved request to an endpoint and back: pick, send, try another one when that is safe.
 
+use std::borrow::Cow;
 use std::net::SocketAddr;
 use std::rc::Rc;
 use std::sync::Arc;
 
 use http::header::SET_COOKIE;
-use http::uri::PathAndQuery;
-use http::{HeaderMap, HeaderValue, StatusCode};
+use http::{HeaderValue, StatusCode};
 use ingress_core::balance::{LiveEndpoint, NothingToPick, PickRequest, hash_bytes};
-use ingress_core::filter::{self, Edit};
+use ingress_core::fields::Fields;
+use ingress_core::filter::{self, Forwarded};
 use ingress_core::reason::Reason;
 use ingress_core::resource::Balance;
 use ingress_core::snapshot::{Cluster, Route};
@@ -22,24 +23,24 @@ use crate::error::{ProxyError, Side};
 use crate::telemetry::metrics::UpstreamEvent;
 
 /// The request line and Host as the backend gets them; the fields are in the account's head.
-pub(crate) struct Outgoing {
-    pub(crate) target: PathAndQuery,
-    pub(crate) host: HeaderValue,
+pub(crate) struct Outgoing<'a> {
+    pub(crate) target: Cow<'a, str>,
+    pub(crate) host: &'a [u8],
     /// Where the request came from; sent after the head's own fields.
-    pub(crate) extra: Vec<Edit>,
+    pub(crate) extra: Forwarded<'a>,
     pub(crate) websocket: bool,
     /// The client came by HTTPS: cookies may be `Secure`.
     pub(crate) https: bool,
 }
 
-impl Outgoing {
+impl Outgoing<'_> {
     fn head<'a>(&'a self, account: &'a Account) -> RequestHead<'a> {
         RequestHead {
-            method: &account.parts.method,
-            target: self.target.as_str(),
-            host: &self.host,
-            headers: &account.parts.headers,
-            extra: &self.extra,
+            method: &account.head.method,
+            target: &self.target,
+            host: self.host,
+            fields: &account.head.fields,
+            extra: Some(&self.extra),
             websocket: self.websocket,
         }
     }
@@ -50,7 +51,7 @@ pub(crate) async fn forward(
     connection: &Connection,
     account: &mut Account,
     route: &Route,
-    outgoing: &Outgoing,
+    outgoing: &Outgoing<'_>,
     mut body: RequestBody,
 ) -> Result<Outcome, ProxyError> {
     let worker = &connection.worker;
@@ -59,8 +60,8 @@ pub(crate) async fn forward(
     if outgoing.websocket && cluster.key.protocol.is_h2() {
         return Err(ProxyError::Answered(Reason::NotImplemented));
     }
-    body.count_into(Rc::clone(&account.progress));
-    let idempotent = account.parts.method.is_idempotent();
+    account.progress = body.progress();
+    let idempotent = account.head.method.is_idempotent();
     cluster.retry_budget.deposit();
     let mut tried: Vec<SocketAddr> = Vec::new();
     loop {
@@ -70,7 +71,7 @@ pub(crate) async fn forward(
         account.endpoint = Some(address);
         let mut in_flight = InFlight::begin(endpoint, Rc::clone(worker));
         let mut informational = informational(connection);
-        let call = Call {
+        let mut call = Call {
             address,
             protocol: cluster.key.protocol,
             server_name: None,
@@ -79,7 +80,7 @@ pub(crate) async fn forward(
             proxy_header: proxy_header(connection, account, route),
             informational: &mut informational,
         };
-        let failed = match worker.upstreams.send(call, body).await {
+        let failed = match worker.upstreams.send(&mut call, body).await {
             Ok(reply) => return Ok(receive(account, route, outgoing, reply, in_flight)),
             Err(failed) => failed,
         };
@@ -109,7 +110,7 @@ fn proxy_header(connection: &Connection, account: &Account, route: &Route) -> Op
 }
 
 fn choose_cluster(route: &Route, account: &Account, random: u64) -> Result<Arc<Cluster>, ProxyError> {
-    filter::choose_cluster(route, &account.parts.headers, random)
+    filter::choose_cluster(route, &account.head.fields, random)
         .map(Arc::clone)
         .map_err(ProxyError::Answered)
 }
@@ -126,7 +127,7 @@ fn pick(
     let request = PickRequest {
         balance,
         hash: hash(balance, account),
-        sticky: affinity.and_then(|affinity| filter::sticky_cookie(affinity, &account.parts.headers)),
+        sticky: affinity.and_then(|affinity| filter::sticky_cookie(affinity, &account.head.fields)),
         tried,
         // One look at the clock less for all but those that try again.
         now: if tried.is_empty() {
@@ -149,14 +150,7 @@ fn hash(balance: Balance, account: &Account) -> u64 {
             std::net::IpAddr::V4(ip) => hash_bytes(&ip.octets()),
             std::net::IpAddr::V6(ip) => hash_bytes(&ip.octets()),
         },
-        Balance::HashUri => hash_bytes(
-            account
-                .parts
-                .uri
-                .path_and_query()
-                .map_or("/", |p| p.as_str())
-                .as_bytes(),
-        ),
+        Balance::HashUri => hash_bytes(account.head.target().as_bytes()),
     }
 }
 
@@ -178,8 +172,8 @@ fn try_again(
 }
 
 /// 1xx heads go on to clients that can take them (RFC 9110, 15.2). hyper says 100 itself when the body is asked for.
-fn informational(connection: &Connection) -> impl FnMut(StatusCode, &HeaderMap) {
-    move |status, headers| {
+fn informational(connection: &Connection) -> impl FnMut(StatusCode, &Fields) {
+    move |status, fields: &Fields| {
         if status == StatusCode::CONTINUE {
             return;
         }
@@ -189,12 +183,7 @@ fn informational(connection: &Connection) -> impl FnMut(StatusCode, &HeaderMap) 
             status.canonical_reason().unwrap_or_default()
         )
         .into_bytes();
-        for (name, value) in headers {
-            head.extend_from_slice(name.as_str().as_bytes());
-            head.extend_from_slice(b": ");
-            head.extend_from_slice(value.as_bytes());
-            head.extend_from_slice(b"\r\n");
-        }
+        fields.write(&mut head, |_| false);
         head.extend_from_slice(b"\r\n");
         connection.gate.send_informational(&head);
     }
@@ -204,7 +193,7 @@ fn informational(connection: &Connection) -> impl FnMut(StatusCode, &HeaderMap) 
 fn receive(
     account: &mut Account,
     route: &Route,
-    outgoing: &Outgoing,
+    outgoing: &Outgoing<'_>,
     reply: Reply,
     mut in_flight: InFlight,
 ) -> Outcome {
@@ -212,16 +201,16 @@ fn receive(
     let cookie = sticky_cookie(account, route, outgoing, &in_flight);
     match reply.answer {
         Answer::Response(response) => {
-            in_flight.answered(response.status().as_u16(), reply.timing.first_byte);
+            in_flight.answered(response.status.as_u16(), reply.timing.first_byte);
             account.in_flight = Some(in_flight);
             let mut response = response.map(ResponseBody::Upstream);
             if let Some(cookie) = cookie {
-                response.headers_mut().append(SET_COOKIE, cookie);
+                response.fields.append(SET_COOKIE, cookie);
             }
             Outcome::Response(response)
         }
         Answer::Upgraded { response, io } => {
-            in_flight.answered(response.status().as_u16(), reply.timing.first_byte);
+            in_flight.answered(response.status.as_u16(), reply.timing.first_byte);
             account.in_flight = Some(in_flight);
             Outcome::Tunnel(response, io)
         }
@@ -233,12 +222,12 @@ fn receive(
 fn sticky_cookie(
     account: &Account,
     route: &Route,
-    outgoing: &Outgoing,
+    outgoing: &Outgoing<'_>,
     in_flight: &InFlight,
 ) -> Option<HeaderValue> {
     let affinity = route.policy.affinity.as_ref()?;
     let id = in_flight.endpoint().sticky_id();
-    let remembered = filter::sticky_cookie(affinity, &account.parts.headers);
+    let remembered = filter::sticky_cookie(affinity, &account.head.fields);
     let comes_back = |remembered: &str| {
         let cluster = account.cluster.as_ref();
         !affinity.change_on_failure

@@ -20,6 +20,7 @@ use tokio::time::timeout;
 
 use super::account::Account;
 use super::body::Source;
+use super::moment::Moment;
 use super::prefixed::Prefixed;
 use super::proxy_protocol::{self, Verdict};
 use super::refused;
@@ -202,9 +203,10 @@ impl Opening {
         let connection = self.established(tls, handle.clone());
         let ended = {
             let serving =
-                server.serve(|request| request::handle(Rc::clone(&connection), request.map(Source::Http1)));
+                server.serve(|head, body| request::answer(Rc::clone(&connection), head, Source::Http1(body)));
             let mut serving = pin!(serving);
             poll_fn(|cx| {
+                let _moment = Moment::begin();
                 if bell.poll_rung(cx) {
                     handle.begin_drain();
                 }

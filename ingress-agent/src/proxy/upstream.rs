@@ -8,13 +8,16 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use http::{HeaderMap, HeaderValue, Method, Response, StatusCode};
-use ingress_core::filter::Edit;
+use http::{Method, StatusCode};
+use ingress_core::fields::Fields;
+use ingress_core::filter::Forwarded;
 use ingress_core::resource::{Protocol, Timeouts};
 
 use crate::account::Desk;
 use crate::error::ProxyError;
 use crate::proxy::body::RequestBody;
+use crate::proxy::message::Response;
+use crate::proxy::moment;
 
 mod chunked;
 mod connect;
@@ -89,7 +92,7 @@ pub struct Call<'a> {
     /// Sent first on a connection of its own, which is never kept.
     pub proxy_header: Option<ProxyHeader>,
     /// Told every 1xx but 101. A 100 comes here too; note that hyper's HTTP/1.1 server sends its own 100 when the request body is first polled.
-    pub informational: &'a mut dyn FnMut(StatusCode, &HeaderMap),
+    pub informational: &'a mut dyn FnMut(StatusCode, &Fields),
 }
 
 /// The request line and fields as the backend gets them.
@@ -97,11 +100,11 @@ pub struct RequestHead<'a> {
     pub method: &'a Method,
     /// Path and query, as sent.
     pub target: &'a str,
-    pub host: &'a HeaderValue,
+    pub host: &'a [u8],
     /// Without hop-by-hop fields. Host is passed over, and so are Content-Length and Transfer-Encoding: the body decides.
-    pub headers: &'a HeaderMap,
-    /// What these add is sent after `headers`, so that forwarded fields need no new map.
-    pub extra: &'a [Edit],
+    pub fields: &'a Fields,
+    /// What is sent after `fields`.
+    pub extra: Option<&'a Forwarded<'a>>,
     /// Ask for an upgrade to `websocket` (HTTP/1.1 only).
     pub websocket: bool,
 }
@@ -157,14 +160,14 @@ impl Upstreams {
     /// Sends one request on a kept or new connection and waits for the response head. Must run on a `LocalRuntime` or in a `LocalSet`.
     ///
     /// A kept connection that turns out to be closed is replaced once, when that is safe (RFC 9110, 9.2.2); every other failure is the caller's to judge.
-    pub async fn send(&self, mut call: Call<'_>, body: RequestBody) -> Result<Reply, Failed> {
+    pub async fn send(&self, call: &mut Call<'_>, body: RequestBody) -> Result<Reply, Failed> {
         if matches!(call.protocol, Protocol::Http | Protocol::H2c) {
             // Without TLS the name tells no two connections apart.
             call.server_name = None;
         }
         match call.protocol {
-            Protocol::Http | Protocol::Https => self.shared.send_http1(&mut call, body).await,
-            Protocol::H2c | Protocol::H2 => self.shared.send_http2(&call, body).await,
+            Protocol::Http | Protocol::Https => self.shared.send_http1(call, body).await,
+            Protocol::H2c | Protocol::H2 => Box::pin(self.shared.send_http2(call, body)).await,
         }
     }
 
@@ -180,7 +183,7 @@ impl Upstreams {
 
 impl Shared {
     async fn send_http1(&self, call: &mut Call<'_>, mut body: RequestBody) -> Result<Reply, Failed> {
-        let started = Instant::now();
+        let started = moment::now().into_std();
         if let Some(connection) = self.kept(call, started) {
             match http1::exchange(self, connection, true, call, body).await {
                 Ok(answer) => return Ok(reply(answer, None, started)),
@@ -188,7 +191,7 @@ impl Shared {
             }
         }
         let connecting = Instant::now();
-        let mut connection = match self.connector.connect(call).await {
+        let mut connection = match Box::pin(self.connector.connect(call)).await {
             Ok(transport) => self.connection(call, transport),
             Err(error) => return Err(Failed::before(error, body)),
         };
@@ -276,7 +279,7 @@ fn reply(answer: Answer, connect: Option<Duration>, started: Instant) -> Reply {
         answer,
         timing: Timing {
             connect,
-            first_byte: started.elapsed(),
+            first_byte: moment::now().into_std().saturating_duration_since(started),
         },
     }
 }

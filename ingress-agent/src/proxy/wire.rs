@@ -17,6 +17,8 @@ use std::time::Duration;
 
 use ingress_core::reason::Reason;
 
+use super::message::Head;
+
 pub(crate) use gate::{ClientBody, ClientStream, End, Server};
 pub use gate::{Gate, GateHandle};
 
@@ -107,28 +109,23 @@ pub fn last_answer(refusal: Refusal, limits: &Limits) -> Vec<u8> {
 }
 
 /// What the gate checks of an HTTP/1 head and cannot see in h2's compressed one: bounds and characters of a head that h2 has unpacked.
-pub fn check_h2_head(parts: &http::request::Parts, limits: &Limits) -> Result<(), Refusal> {
-    let target = parts.uri.path_and_query().map_or("/", |target| target.as_str());
+pub(crate) fn check_h2_head(head: &Head, limits: &Limits) -> Result<(), Refusal> {
+    let target = head.target();
     if target.len() > limits.request_line {
         return Err(Refusal::new(
             Reason::UriTooLong,
             "the path is longer than allowed",
         ));
     }
-    let size = |(name, value): (&http::HeaderName, &http::HeaderValue)| {
-        name.as_str().len().saturating_add(value.len()).saturating_add(4)
-    };
-    let all = parts
-        .headers
-        .iter()
-        .map(size)
-        .fold(target.len(), usize::saturating_add);
-    let longest = parts.headers.iter().map(size).max().unwrap_or(0);
-    if parts.headers.len() > limits.head_fields || longest > limits.field_line || all > limits.head_bytes {
+    let size = |(name, value): (&[u8], &[u8])| name.len().saturating_add(value.len()).saturating_add(4);
+    let fields = &head.fields;
+    let all = fields.iter().map(size).fold(target.len(), usize::saturating_add);
+    let longest = fields.iter().map(size).max().unwrap_or(0);
+    if fields.len() > limits.head_fields || longest > limits.field_line || all > limits.head_bytes {
         return Err(Refusal::new(
             Reason::HeadersTooLarge,
             "the request head is larger than allowed",
         ));
     }
-    h1::check_method_and_target(parts.method.as_str(), target)
+    h1::check_method_and_target(head.method.as_str(), target)
 }

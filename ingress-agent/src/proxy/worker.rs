@@ -18,6 +18,7 @@ use tokio::net::TcpListener;
 use tokio::task::{JoinSet, spawn_local};
 
 use super::bell::Bell;
+use super::moment;
 use super::serve;
 use super::tunnel;
 use super::upstream::{IdleBudget, Settings, Upstreams};
@@ -289,7 +290,7 @@ impl Worker {
 
     /// Time since the process started: what the balancer counts in.
     pub(crate) fn now(&self) -> Duration {
-        self.shared.started.elapsed()
+        self.since_start(moment::now().into_std())
     }
 
     pub(crate) fn since_start(&self, moment: Instant) -> Duration {

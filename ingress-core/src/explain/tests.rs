@@ -1,4 +1,4 @@
-use http::HeaderMap;
+use crate::fields::Fields;
 use proptest::prelude::*;
 
 use super::*;
@@ -8,7 +8,7 @@ use crate::matching::tests::some_routes;
 use crate::resource::{EndpointCondition, EndpointList};
 
 fn told(snapshot: &Snapshot, host: &str, path: &str) -> Vec<Step> {
-    explain(snapshot, &get(host, path, &HeaderMap::new()), Duration::ZERO)
+    explain(snapshot, &get(host, path, &Fields::default()), Duration::ZERO)
 }
 
 #[test]
@@ -57,7 +57,7 @@ proptest! {
     ) {
         let all = snapshot(routes);
         let steps = told(&all, host, &path);
-        let headers = HeaderMap::new();
+        let headers = Fields::default();
         let outcome = match all.find(&get(host, &path, &headers)) {
             Ok(route) => format!("{} {}", route.object, route.field),
             Err(miss) => miss.reason().code().to_owned(),

@@ -2,13 +2,13 @@
 
 use std::fmt::Write;
 
-use http::header::COOKIE;
-use http::{HeaderMap, HeaderValue};
+use http::HeaderValue;
 
+use crate::fields::{Fields, visible};
 use crate::resource::CookieAffinity;
 
 /// The endpoint that the request's cookie remembers, as [`crate::balance::LiveEndpoint::sticky_id`] wrote it.
-pub fn sticky_cookie<'a>(affinity: &CookieAffinity, headers: &'a HeaderMap) -> Option<&'a str> {
+pub fn sticky_cookie<'a>(affinity: &CookieAffinity, headers: &'a Fields) -> Option<&'a str> {
     cookie(headers, &affinity.name)
 }
 
@@ -36,11 +36,8 @@ pub fn set_cookie(affinity: &CookieAffinity, id: &str, https: bool) -> Option<He
 }
 
 /// The first cookie of this name. HTTP/2 may split cookies over several fields (RFC 9113, 8.2.3).
-pub(super) fn cookie<'a>(headers: &'a HeaderMap, name: &str) -> Option<&'a str> {
-    let fields = headers
-        .get_all(COOKIE)
-        .iter()
-        .filter_map(|field| field.to_str().ok());
+pub(super) fn cookie<'a>(headers: &'a Fields, name: &str) -> Option<&'a str> {
+    let fields = headers.get_all("cookie").filter_map(visible);
     let mut pairs = fields
         .flat_map(|field| field.split(';'))
         .filter_map(|pair| pair.split_once('='));

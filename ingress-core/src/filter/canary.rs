@@ -2,9 +2,8 @@
 
 use std::sync::Arc;
 
-use http::HeaderMap;
-
 use super::affinity::cookie;
+use crate::fields::Fields;
 use crate::reason::Reason;
 use crate::resource::{CanaryHeader, CanaryHeaderValue, CanaryWhen};
 use crate::snapshot::{Canary, Cluster, Route, Target, WeightedBackend};
@@ -12,7 +11,7 @@ use crate::snapshot::{Canary, Cluster, Route, Target, WeightedBackend};
 /// The cluster of a request: a canary's, else a backend's. The error is the reason for the answer.
 pub fn choose_cluster<'a>(
     route: &'a Route,
-    headers: &HeaderMap,
+    headers: &Fields,
     random: u64,
 ) -> Result<&'a Arc<Cluster>, Reason> {
     let (canaries, backends) = match &route.target {
@@ -28,7 +27,7 @@ pub fn choose_cluster<'a>(
 /// The canary that takes a request: one that its header or cookie asks for, else one by weight.
 ///
 /// Of several, the more senior one is asked first; weights add up.
-pub fn choose_canary<'a>(canaries: &'a [Canary], headers: &HeaderMap, random: u64) -> Option<&'a Canary> {
+pub fn choose_canary<'a>(canaries: &'a [Canary], headers: &Fields, random: u64) -> Option<&'a Canary> {
     if canaries.is_empty() {
         return None;
     }
@@ -63,7 +62,7 @@ enum Verdict {
     Open,
 }
 
-fn verdict(when: &CanaryWhen, headers: &HeaderMap) -> Verdict {
+fn verdict(when: &CanaryWhen, headers: &Fields) -> Verdict {
     let by_header = when
         .header
         .as_ref()
@@ -75,8 +74,8 @@ fn verdict(when: &CanaryWhen, headers: &HeaderMap) -> Verdict {
     value.map_or(Verdict::Open, always_never)
 }
 
-fn header_verdict(header: &CanaryHeader, headers: &HeaderMap) -> Verdict {
-    let Some(value) = headers.get(&header.name).and_then(|value| value.to_str().ok()) else {
+fn header_verdict(header: &CanaryHeader, headers: &Fields) -> Verdict {
+    let Some(value) = headers.text(header.name.as_str()) else {
         return Verdict::Open;
     };
     let matches = match &header.value {

@@ -2,21 +2,20 @@
 
 use http::header::{
     ACCESS_CONTROL_ALLOW_CREDENTIALS, ACCESS_CONTROL_ALLOW_HEADERS, ACCESS_CONTROL_ALLOW_METHODS,
-    ACCESS_CONTROL_ALLOW_ORIGIN, ACCESS_CONTROL_EXPOSE_HEADERS, ACCESS_CONTROL_MAX_AGE,
-    ACCESS_CONTROL_REQUEST_METHOD, ORIGIN, VARY,
+    ACCESS_CONTROL_ALLOW_ORIGIN, ACCESS_CONTROL_EXPOSE_HEADERS, ACCESS_CONTROL_MAX_AGE, VARY,
 };
-use http::{HeaderMap, HeaderValue, Method};
+use http::{HeaderValue, Method};
 
 use super::headers::Edit;
 use super::{OwnAnswer, RequestFacts};
+use crate::fields::{Fields, visible};
 use crate::reason::Reason;
 use crate::resource::{CorsOrigin, CorsPolicy};
 
 /// The answer to a preflight. An `OPTIONS` request that is none goes to the backend.
 pub(super) fn preflight(cors: &CorsPolicy, request: &RequestFacts<'_>) -> Option<OwnAnswer> {
-    let origin = request.headers.get(ORIGIN)?;
-    let asks =
-        request.method == Method::OPTIONS && request.headers.contains_key(ACCESS_CONTROL_REQUEST_METHOD);
+    let origin = request.headers.get("origin")?;
+    let asks = request.method == Method::OPTIONS && request.headers.contains("access-control-request-method");
     if !asks {
         return None;
     }
@@ -38,12 +37,12 @@ pub(super) fn preflight(cors: &CorsPolicy, request: &RequestFacts<'_>) -> Option
 }
 
 /// What a backend's response gets. The route's policy stands in place of what the backend says about origins.
-pub fn response_edits(cors: &CorsPolicy, request: &HeaderMap) -> Vec<Edit> {
+pub fn response_edits(cors: &CorsPolicy, request: &Fields) -> Vec<Edit> {
     let mut edits = Vec::with_capacity(4);
     if depends_on_origin(cors) {
         edits.push(Edit::Append(VARY, HeaderValue::from_static("Origin")));
     }
-    let Some(origin) = request.get(ORIGIN) else {
+    let Some(origin) = request.get("origin") else {
         return edits;
     };
     let Some(allowed) = Allowed::of(cors, origin) else {
@@ -70,11 +69,11 @@ struct Allowed {
 
 impl Allowed {
     /// `*` goes without credentials: browsers refuse the pair, and echoing any origin would open the site to all.
-    fn of(cors: &CorsPolicy, origin: &HeaderValue) -> Option<Self> {
-        let text = origin.to_str().ok()?.to_ascii_lowercase();
+    fn of(cors: &CorsPolicy, origin: &[u8]) -> Option<Self> {
+        let text = visible(origin)?.to_ascii_lowercase();
         if cors.origins.iter().any(|allowed| names(allowed, &text)) {
             return Some(Self {
-                origin: origin.clone(),
+                origin: HeaderValue::from_bytes(origin).ok()?,
                 credentials: cors.credentials,
             });
         }

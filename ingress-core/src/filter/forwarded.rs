@@ -2,21 +2,22 @@
 //!
 //! What an untrusted peer says about where a request came from is replaced; what a trusted one says is kept and continued.
 
+use std::borrow::Cow;
 use std::net::{IpAddr, SocketAddr};
 
-use http::header::{FORWARDED, HeaderMap, HeaderName, HeaderValue};
 use ipnet::IpNet;
 
-use super::headers::Edit;
 use super::source::contains;
+use crate::fields::{Fields, visible};
 
-const X_FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
-const X_FORWARDED_PROTO: HeaderName = HeaderName::from_static("x-forwarded-proto");
-const X_FORWARDED_SCHEME: HeaderName = HeaderName::from_static("x-forwarded-scheme");
-const X_FORWARDED_HOST: HeaderName = HeaderName::from_static("x-forwarded-host");
-const X_FORWARDED_PORT: HeaderName = HeaderName::from_static("x-forwarded-port");
-const X_REAL_IP: HeaderName = HeaderName::from_static("x-real-ip");
-const X_REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
+const X_FORWARDED_FOR: &str = "x-forwarded-for";
+const X_FORWARDED_PROTO: &str = "x-forwarded-proto";
+const X_FORWARDED_SCHEME: &str = "x-forwarded-scheme";
+const X_FORWARDED_HOST: &str = "x-forwarded-host";
+const X_FORWARDED_PORT: &str = "x-forwarded-port";
+const X_REAL_IP: &str = "x-real-ip";
+const X_REQUEST_ID: &str = "x-request-id";
+const FORWARDED: &str = "forwarded";
 
 /// Whom to believe, and what to say.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -43,19 +44,34 @@ pub struct Hop<'a> {
     /// The peer, as the socket or the PROXY protocol has it.
     pub peer: IpAddr,
     /// The same as text; made once for a connection.
-    pub peer_text: &'a HeaderValue,
+    pub peer_text: &'a [u8],
     pub https: bool,
     /// The Host as the client sent it, port included.
-    pub host: &'a HeaderValue,
+    pub host: &'a [u8],
     /// The port that the client connected to.
-    pub port: HeaderValue,
+    pub port: Cow<'a, [u8]>,
     /// For a request that brings no identifier: a random number.
     pub request_id: u128,
 }
 
+/// What the backend is told of where a request came from.
+#[derive(Clone, Debug)]
+pub struct Forwarded<'a> {
+    scheme: &'static str,
+    real_ip: Cow<'a, [u8]>,
+    chain: Cow<'a, [u8]>,
+    // What stays `None` goes on as a trusted proxy said it.
+    host: Option<&'a [u8]>,
+    port: Option<Cow<'a, [u8]>>,
+    request_id: Option<[u8; 32]>,
+    forwarded: Option<Vec<u8>>,
+    /// A backend that reads it must not see what an untrusted client wrote, whether we send it or not.
+    drops_forwarded: bool,
+}
+
 impl Forwarding {
     /// Who sent the request: the right-most address in `X-Forwarded-For` that is not a trusted proxy's.
-    pub fn client(&self, hop: &Hop<'_>, headers: &HeaderMap) -> Client {
+    pub fn client(&self, hop: &Hop<'_>, headers: &Fields) -> Client {
         let peer = hop.peer.to_canonical();
         if self.trusted.is_empty() || !contains(&self.trusted, peer) {
             return Client {
@@ -64,7 +80,7 @@ impl Forwarding {
                 by_proxy: false,
             };
         }
-        let https = match headers.get(X_FORWARDED_PROTO).map(HeaderValue::as_bytes) {
+        let https = match headers.get(X_FORWARDED_PROTO) {
             Some(proto) if proto.eq_ignore_ascii_case(b"https") => true,
             Some(proto) if proto.eq_ignore_ascii_case(b"http") => false,
             _ => hop.https,
@@ -76,66 +92,51 @@ impl Forwarding {
         }
     }
 
-    /// The header edits that tell the backend.
-    pub fn edits(&self, hop: &Hop<'_>, client: &Client, headers: &HeaderMap) -> Vec<Edit> {
-        let mut edits = Vec::with_capacity(8);
-        let peer = hop.peer_text.clone();
-        let real = match client.ip == hop.peer.to_canonical() {
-            true => peer.clone(),
-            false => text_value(&client.ip.to_string()),
-        };
-        let scheme = HeaderValue::from_static(if client.https { "https" } else { "http" });
-        edits.push(Edit::Set(X_FORWARDED_SCHEME, scheme.clone()));
-        edits.push(Edit::Set(X_FORWARDED_PROTO, scheme));
-        edits.push(Edit::Set(X_REAL_IP, real));
-        let kept = |name: &HeaderName| client.by_proxy && headers.contains_key(name);
-        match kept(&X_FORWARDED_FOR) {
-            true => edits.push(Edit::Set(
-                X_FORWARDED_FOR,
-                continued(headers, &X_FORWARDED_FOR, &peer),
-            )),
-            false => edits.push(Edit::Set(X_FORWARDED_FOR, peer)),
+    /// The fields that tell the backend.
+    pub fn fields<'a>(&self, hop: &Hop<'a>, client: &Client, headers: &Fields) -> Forwarded<'a> {
+        let kept = |name| client.by_proxy && headers.contains(name);
+        let has_id = kept(X_REQUEST_ID) && has_sane_id(headers);
+        Forwarded {
+            scheme: if client.https { "https" } else { "http" },
+            real_ip: match client.ip == hop.peer.to_canonical() {
+                true => Cow::Borrowed(hop.peer_text),
+                false => Cow::Owned(client.ip.to_string().into_bytes()),
+            },
+            chain: match kept(X_FORWARDED_FOR) {
+                true => Cow::Owned(continued(headers, X_FORWARDED_FOR, hop.peer_text)),
+                false => Cow::Borrowed(hop.peer_text),
+            },
+            host: (!kept(X_FORWARDED_HOST)).then_some(hop.host),
+            port: (!kept(X_FORWARDED_PORT)).then(|| hop.port.clone()),
+            request_id: (!has_id).then(|| hex(hop.request_id)),
+            forwarded: self.forwarded(hop, client, headers),
+            drops_forwarded: !client.by_proxy,
         }
-        if !kept(&X_FORWARDED_HOST) {
-            edits.push(Edit::Set(X_FORWARDED_HOST, hop.host.clone()));
-        }
-        if !kept(&X_FORWARDED_PORT) {
-            edits.push(Edit::Set(X_FORWARDED_PORT, hop.port.clone()));
-        }
-        if !(kept(&X_REQUEST_ID) && has_sane_id(headers)) {
-            edits.push(Edit::Set(X_REQUEST_ID, hex(hop.request_id)));
-        }
-        edits.extend(self.forwarded(hop, client, headers));
-        edits
     }
 
-    /// RFC 7239. A backend that reads it must not see what an untrusted client wrote, whether we send it or not.
-    fn forwarded(&self, hop: &Hop<'_>, client: &Client, headers: &HeaderMap) -> Option<Edit> {
-        let sent = headers.contains_key(FORWARDED);
+    /// RFC 7239.
+    fn forwarded(&self, hop: &Hop<'_>, client: &Client, headers: &Fields) -> Option<Vec<u8>> {
         if !self.forwarded {
-            return (sent && !client.by_proxy).then_some(Edit::Remove(FORWARDED));
+            return None;
         }
         let node = match hop.peer.to_canonical() {
             IpAddr::V4(ip) => ip.to_string(),
             IpAddr::V6(ip) => format!("\"[{ip}]\""),
         };
         let scheme = if hop.https { "https" } else { "http" };
-        let host = hop.host.to_str().unwrap_or_default().replace(['"', '\\'], "");
-        let element = text_value(&format!("for={node};host=\"{host}\";proto={scheme}"));
-        Some(Edit::Set(
-            FORWARDED,
-            match sent && client.by_proxy {
-                true => continued(headers, &FORWARDED, &element),
-                false => element,
-            },
-        ))
+        let host = visible(hop.host).unwrap_or_default().replace(['"', '\\'], "");
+        let element = format!("for={node};host=\"{host}\";proto={scheme}").into_bytes();
+        Some(match client.by_proxy && headers.contains(FORWARDED) {
+            true => continued(headers, FORWARDED, &element),
+            false => element,
+        })
     }
 
     /// From right to left over trusted proxies. What is no address ends the walk: whoever wrote it is not to be believed.
-    fn walk(&self, peer: IpAddr, headers: &HeaderMap) -> IpAddr {
+    fn walk(&self, peer: IpAddr, headers: &Fields) -> IpAddr {
         let mut last = peer;
-        for field in headers.get_all(X_FORWARDED_FOR).iter().rev() {
-            for element in field.to_str().unwrap_or("?").rsplit(',') {
+        for field in headers.get_all(X_FORWARDED_FOR).rev() {
+            for element in visible(field).unwrap_or("?").rsplit(',') {
                 let Some(address) = parse_address(element.trim()) else {
                     return last;
                 };
@@ -146,6 +147,40 @@ impl Forwarding {
             }
         }
         last
+    }
+}
+
+impl Forwarded<'_> {
+    /// To be sent beside the request's own fields, of which [`Self::make_way`] has taken out what these replace.
+    pub fn fields(&self) -> impl Iterator<Item = (&'static str, &[u8])> {
+        let fields = [
+            (X_FORWARDED_SCHEME, Some(self.scheme.as_bytes())),
+            (X_FORWARDED_PROTO, Some(self.scheme.as_bytes())),
+            (X_REAL_IP, Some(&*self.real_ip)),
+            (X_FORWARDED_FOR, Some(&*self.chain)),
+            (X_FORWARDED_HOST, self.host),
+            (X_FORWARDED_PORT, self.port.as_deref()),
+            (X_REQUEST_ID, self.request_id.as_ref().map(<[u8; 32]>::as_slice)),
+            (FORWARDED, self.forwarded.as_deref()),
+        ];
+        fields
+            .into_iter()
+            .filter_map(|(name, value)| Some((name, value?)))
+    }
+
+    /// Takes out what a request says of the same things.
+    pub fn make_way(&self, headers: &mut Fields) {
+        for (name, _) in self.fields() {
+            headers.remove(name);
+        }
+        if self.drops_forwarded {
+            headers.remove(FORWARDED);
+        }
+    }
+
+    /// The identifier that this hop gives to the request; `None` where it brings one that is believed.
+    pub fn request_id(&self) -> Option<[u8; 32]> {
+        self.request_id
     }
 }
 
@@ -163,34 +198,29 @@ fn parse_address(text: &str) -> Option<IpAddr> {
 }
 
 /// All fields of a name as one list, with one element more.
-fn continued(headers: &HeaderMap, name: &HeaderName, last: &HeaderValue) -> HeaderValue {
+fn continued(headers: &Fields, name: &str, last: &[u8]) -> Vec<u8> {
     let mut list = Vec::new();
-    for field in headers.get_all(name).iter().chain([last]) {
+    for field in headers.get_all(name).chain([last]) {
         if !list.is_empty() {
             list.extend_from_slice(b", ");
         }
-        list.extend_from_slice(field.as_bytes());
+        list.extend_from_slice(field);
     }
-    HeaderValue::try_from(list).unwrap_or_else(|_| last.clone())
+    list
 }
 
-fn has_sane_id(headers: &HeaderMap) -> bool {
+fn has_sane_id(headers: &Fields) -> bool {
     const LONGEST: usize = 128;
-    let id = headers.get(X_REQUEST_ID).map_or(&b""[..], HeaderValue::as_bytes);
+    let id = headers.get(X_REQUEST_ID).unwrap_or_default();
     (1..=LONGEST).contains(&id.len()) && id.iter().all(u8::is_ascii_graphic)
 }
 
 /// 32 hexadecimal digits.
-fn hex(number: u128) -> HeaderValue {
+fn hex(number: u128) -> [u8; 32] {
     let digit = |byte: u8| if byte < 10 { b'0' + byte } else { b'a' + byte - 10 };
     let mut text = [0; 32];
     for (pair, byte) in text.chunks_exact_mut(2).zip(number.to_be_bytes()) {
         pair.copy_from_slice(&[digit(byte >> 4), digit(byte & 0xf)]);
     }
-    HeaderValue::from_bytes(&text).unwrap_or_else(|_| HeaderValue::from_static("0"))
-}
-
-/// For texts of our own making, which are always visible ASCII.
-fn text_value(text: &str) -> HeaderValue {
-    HeaderValue::from_str(text).unwrap_or_else(|_| HeaderValue::from_static(""))
+    text
 }

@@ -1,6 +1,6 @@
 use std::sync::Arc;
 
-use http::header::{LOCATION, SET_COOKIE};
+use http::header::{HeaderMap, LOCATION, SET_COOKIE};
 use proptest::prelude::*;
 
 use super::*;
@@ -8,7 +8,11 @@ use crate::fixture::{cluster, ingress, route_with};
 use crate::resource::*;
 use crate::snapshot::{Canary, Cluster, WeightedBackend};
 
-fn headers(pairs: &[(&'static str, &str)]) -> HeaderMap {
+fn headers(pairs: &[(&'static str, &str)]) -> Fields {
+    map(pairs).into()
+}
+
+fn map(pairs: &[(&'static str, &str)]) -> HeaderMap {
     let pair = |(name, value): &(&'static str, &str)| {
         (
             HeaderName::from_static(name),
@@ -22,7 +26,7 @@ fn headers(pairs: &[(&'static str, &str)]) -> HeaderMap {
     map
 }
 
-fn facts<'a>(path: &'a str, headers: &'a HeaderMap) -> RequestFacts<'a> {
+fn facts<'a>(path: &'a str, headers: &'a Fields) -> RequestFacts<'a> {
     RequestFacts {
         https: false,
         host: "shop.example",
@@ -57,7 +61,7 @@ fn to_https() -> RoutePolicy {
 
 #[test]
 fn plain_http_goes_to_https_with_308_and_keeps_path_and_query() {
-    let (route, none) = (route_with("Prefix /", to_https()), HeaderMap::new());
+    let (route, none) = (route_with("Prefix /", to_https()), Fields::default());
     let request = RequestFacts {
         query: Some("a=1"),
         ..facts("/cart", &none)
@@ -87,7 +91,7 @@ fn plain_http_goes_to_https_with_308_and_keeps_path_and_query() {
 
 #[test]
 fn a_request_without_a_host_does_not_slip_past_the_redirect_to_https() {
-    let (route, none) = (route_with("Prefix /", to_https()), HeaderMap::new());
+    let (route, none) = (route_with("Prefix /", to_https()), Fields::default());
     let request = RequestFacts {
         host: "",
         ..facts("/", &none)
@@ -105,7 +109,7 @@ fn an_acme_challenge_is_never_redirected() {
         }),
         ..to_https()
     };
-    let (route, none) = (route_with("Prefix /", policy), HeaderMap::new());
+    let (route, none) = (route_with("Prefix /", policy), Fields::default());
     assert_eq!(
         answered(&route, &facts("/.well-known/acme-challenge/token", &none)),
         None
@@ -122,7 +126,7 @@ fn source_ranges_deny_before_anything_else_and_know_mapped_addresses() {
         },
         ..to_https()
     };
-    let (route, none) = (route_with("Prefix /", policy), HeaderMap::new());
+    let (route, none) = (route_with("Prefix /", policy), Fields::default());
     let from = |ip: &str| {
         let request = RequestFacts {
             client_ip: ip.parse().unwrap(),
@@ -144,7 +148,7 @@ fn the_root_goes_to_the_app_root_and_nothing_else_does() {
         app_root: Some(root.to_owned()),
         ..RoutePolicy::default()
     };
-    let none = HeaderMap::new();
+    let none = Fields::default();
     let route = route_with("Prefix /", policy("/app"));
     assert_eq!(
         answered(&route, &facts("/", &none)),
@@ -171,7 +175,7 @@ fn redirect(path: &str, location: &str) -> Arc<Route> {
 
 #[test]
 fn a_redirect_fills_in_the_request_and_the_groups() {
-    let none = HeaderMap::new();
+    let none = Fields::default();
     let request = RequestFacts {
         query: Some("a=1"),
         port: Some(8080),
@@ -198,7 +202,7 @@ fn a_redirect_fills_in_the_request_and_the_groups() {
 
 #[test]
 fn a_location_never_holds_a_line_break() {
-    let none = HeaderMap::new();
+    let none = Fields::default();
     let request = RequestFacts {
         query: Some("a=\r\nSet-Cookie: x\u{e4}"),
         ..facts("/", &none)
@@ -331,21 +335,21 @@ fn an_origin_is_echoed_only_when_it_is_allowed() {
             cors_response_edits(&policy, &headers(&[("origin", origin)])),
         );
         let got = response.get("access-control-allow-origin");
-        assert_eq!(got.is_some_and(|value| value == origin), allowed, "{origin}");
-        assert_eq!(response.get_all("vary").iter().count(), 2);
+        assert_eq!(got == Some(origin.as_bytes()), allowed, "{origin}");
+        assert_eq!(response.get_all("vary").count(), 2);
     }
 }
 
 #[test]
 fn a_star_goes_without_credentials() {
-    let mut response = HeaderMap::new();
+    let mut response = Fields::default();
     let origin = headers(&[("origin", "https://any.example")]);
     apply(
         &mut response,
         cors_response_edits(&cors(vec![CorsOrigin::Any]), &origin),
     );
-    assert_eq!(response["access-control-allow-origin"], "*");
-    assert!(!response.contains_key("access-control-allow-credentials"));
+    assert_eq!(response.text("access-control-allow-origin"), Some("*"));
+    assert!(!response.contains("access-control-allow-credentials"));
 }
 
 fn canary(name: &str, when: CanaryWhen) -> Canary {
@@ -416,7 +420,7 @@ fn weights_of_canaries_add_up_and_are_kept() {
         canary(name, when)
     };
     let canaries = [weighted("a", 10), weighted("b", 30)];
-    let none = HeaderMap::new();
+    let none = Fields::default();
     let step = u64::MAX / 1000;
     let chosen =
         (0..1000).map(|i| choose_canary(&canaries, &none, i * step).map(|c| c.object.name.to_string()));
@@ -476,7 +480,7 @@ fn an_affinity_cookie_is_written_and_read_back() {
 
 #[test]
 fn hop_by_hop_fields_go_and_so_does_what_connection_names() {
-    let mut map = headers(&[
+    let mut sent = headers(&[
         ("connection", "keep-alive, X-Secret"),
         ("connection", "host, content-length,te"),
         ("keep-alive", "5"),
@@ -489,39 +493,43 @@ fn hop_by_hop_fields_go_and_so_does_what_connection_names() {
         ("content-length", "5"),
         ("accept", "*/*"),
     ]);
-    remove_hop_by_hop(&mut map);
-    let left = headers(&[
+    remove_hop_by_hop(&mut sent);
+    let left = map(&[
         ("te", "trailers"),
         ("host", "shop.example"),
         ("content-length", "5"),
         ("accept", "*/*"),
     ]);
-    assert_eq!(map, left);
-    let mut map = headers(&[("te", "gzip")]);
-    remove_hop_by_hop(&mut map);
-    assert!(map.is_empty());
+    assert_eq!(HeaderMap::from(&sent), left);
+    let mut sent = headers(&[("te", "gzip")]);
+    remove_hop_by_hop(&mut sent);
+    assert!(sent.is_empty());
 }
 
-fn hop<'a>(peer: IpAddr, peer_text: &'a HeaderValue, host: &'a HeaderValue) -> Hop<'a> {
+fn hop<'a>(peer: IpAddr, peer_text: &'a str, host: &'a str) -> Hop<'a> {
     Hop {
         peer,
-        peer_text,
+        peer_text: peer_text.as_bytes(),
         https: false,
-        host,
-        port: HeaderValue::from_static("8080"),
+        host: host.as_bytes(),
+        port: b"8080".as_slice().into(),
         request_id: 0xabc,
     }
 }
 
 fn forwarded(forwarding: &Forwarding, peer: &str, sent: &[(&'static str, &str)]) -> (Client, HeaderMap) {
-    let host = HeaderValue::from_static("shop.example:8080");
-    let mut map = headers(sent);
+    let host = "shop.example:8080";
+    let mut fields = headers(sent);
     let peer: IpAddr = peer.parse().unwrap();
-    let peer_text = HeaderValue::try_from(peer.to_canonical().to_string()).unwrap();
-    let hop = hop(peer, &peer_text, &host);
-    let client = forwarding.client(&hop, &map);
-    let edits = forwarding.edits(&hop, &client, &map);
-    apply(&mut map, edits);
+    let peer_text = peer.to_canonical().to_string();
+    let hop = hop(peer, &peer_text, host);
+    let client = forwarding.client(&hop, &fields);
+    let forwarded = forwarding.fields(&hop, &client, &fields);
+    forwarded.make_way(&mut fields);
+    let mut map = HeaderMap::from(&fields);
+    for (name, value) in forwarded.fields() {
+        map.append(name, HeaderValue::from_bytes(value).unwrap());
+    }
     (client, map)
 }
 

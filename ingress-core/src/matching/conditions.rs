@@ -1,9 +1,9 @@
 //! What else a request must have besides host and path.
 
-use http::HeaderMap;
 use serde::Serialize;
 
 use super::RequestView;
+use crate::fields::Fields;
 use crate::resource::Conditions;
 
 /// The first condition that a request does not meet.
@@ -44,8 +44,8 @@ impl Conditions {
     }
 }
 
-fn has_header(headers: &HeaderMap, name: &http::HeaderName, value: &http::HeaderValue) -> bool {
-    headers.get_all(name).iter().any(|found| found == value)
+fn has_header(headers: &Fields, name: &http::HeaderName, value: &http::HeaderValue) -> bool {
+    headers.get_all(name.as_str()).any(|found| value == found)
 }
 
 /// Gateway API, `HTTPQueryParamMatch`: the first of several parameters with the name counts.

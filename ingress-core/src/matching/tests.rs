@@ -1,4 +1,6 @@
-use http::{HeaderMap, HeaderName, HeaderValue, Method};
+use http::{HeaderName, HeaderValue, Method};
+
+use crate::fields::Fields;
 use proptest::prelude::*;
 
 use super::*;
@@ -111,7 +113,7 @@ fn a_host_that_only_unowned_ingresses_have_is_explained_by_naming_one() {
         ..Resources::default()
     };
     let (all, _) = compile(&resources, &crate::snapshot::Snapshot::empty());
-    let headers = HeaderMap::new();
+    let headers = Fields::default();
     match all.find(&get("lost.example", "/", &headers)) {
         Err(Miss::HostUnowned(host)) => assert_eq!(*host.object.name, *"lost"),
         other => panic!("{other:?}"),
@@ -149,8 +151,8 @@ fn a_route_with_more_conditions_is_asked_first_and_steps_back_when_one_is_not_me
         with_conditions("method", by_method),
         with_conditions("query", by_query),
     ]);
-    let mut headers = HeaderMap::new();
-    let found = |method: &Method, query, headers: &HeaderMap| {
+    let mut headers = Fields::default();
+    let found = |method: &Method, query, headers: &Fields| {
         let view = RequestView {
             method,
             query,
@@ -161,8 +163,8 @@ fn a_route_with_more_conditions_is_asked_first_and_steps_back_when_one_is_not_me
     assert_eq!(found(&Method::GET, None, &headers), "plain");
     assert_eq!(found(&Method::GET, Some("x=1&q=a+b%2Fc&q=2"), &headers), "query");
     assert_eq!(found(&Method::GET, Some("q=2&q=a+b%2Fc"), &headers), "plain");
-    headers.append("x-user", HeaderValue::from_static("bob"));
-    headers.append("x-user", HeaderValue::from_static("ann"));
+    headers.append(HeaderName::from_static("x-user"), HeaderValue::from_static("bob"));
+    headers.append(HeaderName::from_static("x-user"), HeaderValue::from_static("ann"));
     assert_eq!(found(&Method::GET, None, &headers), "header");
     assert_eq!(found(&Method::POST, None, &headers), "method");
 }
@@ -296,7 +298,7 @@ proptest! {
         path in some_path(),
     ) {
         let compiled = snapshot(routes.clone());
-        let headers = HeaderMap::new();
+        let headers = Fields::default();
         match (compiled.find(&get(host, &path, &headers)), naive(&routes, host, &path)) {
             (Ok(found), Ok(expected)) => {
                 prop_assert_eq!(&found.object, &expected.seniority.object);

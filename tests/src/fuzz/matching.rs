@@ -2,8 +2,9 @@
 
 use std::sync::{Arc, LazyLock};
 
-use http::{HeaderMap, Method};
+use http::Method;
 use ingress_core::compile::compile;
+use ingress_core::fields::Fields;
 use ingress_core::host::HostPattern;
 use ingress_core::matching::{Miss, RequestView};
 use ingress_core::name::{Kind, ObjectRef};
@@ -103,7 +104,7 @@ fn assert_found(found: Result<&Arc<Route>, Miss>, expected: Result<&RouteSpec, R
 }
 
 fn find<'s>(snapshot: &'s Snapshot, host: &str, path: &str) -> Result<&'s Arc<Route>, Miss> {
-    let headers = HeaderMap::new();
+    let headers = Fields::default();
     snapshot.find(&RequestView {
         method: &Method::GET,
         host,

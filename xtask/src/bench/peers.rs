@@ -128,6 +128,22 @@ impl Running {
         })
     }
 
+    /// The agent under valgrind's eyes, which count when they are told to and write `callgrind.*` into the site's folder.
+    pub(crate) fn counted(site: &Site, programs: &Path, agent_flags: &[String]) -> anyhow::Result<Self> {
+        let mut command = Command::new("valgrind");
+        let out = site.path("callgrind");
+        command
+            .args(["--quiet", "--tool=callgrind", "--instr-atstart=no"])
+            .arg(format!("--callgrind-out-file={}", out.display()))
+            .arg(programs.join("ingress-agent"))
+            .args(agent_arguments(site, Cores::One))
+            .args(agent_flags);
+        let running = Self::of(Peer::Agent, site.agent, &command)?;
+        running.wait_for_port(running.ports.http)?;
+        running.wait_until_ready()?;
+        Ok(running)
+    }
+
     /// Anything else, started as it is.
     pub(crate) fn of(peer: Peer, ports: Ports, command: &Command) -> anyhow::Result<Self> {
         Ok(Self {

@@ -5,22 +5,25 @@ use std::pin::pin;
 use std::rc::Rc;
 use std::task::{Context, Poll};
 
-use bytes::BytesMut;
-use http::{Response, StatusCode};
+use bytes::{Bytes, BytesMut};
+use http::StatusCode;
 use ingress_core::resource::Timeouts;
 use tokio::io::AsyncReadExt;
 
 use super::pool::{Connection, Pool};
 use super::request_head::{UploadFraming, expects_continue, write_head};
 use super::response_body::UpstreamBody;
-use super::response_head::{Asked, EndOfFields, Framing, Persistence, ResponseHead, take_head};
+use super::response_head::{Asked, Framing, HeadReader, Persistence, ResponseHead, take_head};
 use super::upload::{Upload, Waits};
 use super::{Answer, Call, Failed, Shared, UpstreamIo};
 use crate::error::ProxyError;
 use crate::proxy::body::RequestBody;
+use crate::proxy::message::Response;
 
 const FIRST_READ: usize = 8 * 1024;
 const LARGEST_READ: usize = 64 * 1024;
+/// A body up to here is copied, so that the buffer is free for the next exchange.
+const SMALL: u64 = 2 * 1024;
 /// More interim responses than this are a flood.
 const MAX_INFORMATIONAL: usize = 16;
 
@@ -72,16 +75,16 @@ pub(super) async fn exchange(
 impl Exchange {
     async fn final_head(&mut self, shared: &Shared, call: &mut Call<'_>) -> Result<ResponseHead, ProxyError> {
         let asked = Asked::new(call.head.method, call.head.websocket);
-        let mut end = EndOfFields::default();
+        let mut reader = HeadReader::default();
         for _ in 0..=MAX_INFORMATIONAL {
-            let head = std::future::poll_fn(|cx| self.poll_head(cx, &mut end, asked, shared)).await?;
+            let head = std::future::poll_fn(|cx| self.poll_head(cx, &mut reader, asked, shared)).await?;
             if !head.status.is_informational() || head.status == StatusCode::SWITCHING_PROTOCOLS {
                 return Ok(head);
             }
             if head.status == StatusCode::CONTINUE {
                 self.upload.let_body_go();
             }
-            (call.informational)(head.status, &head.headers);
+            (call.informational)(head.status, &head.fields);
         }
         Err(ProxyError::UpstreamProtocol("too many interim responses"))
     }
@@ -89,13 +92,13 @@ impl Exchange {
     fn poll_head(
         &mut self,
         cx: &mut Context<'_>,
-        end: &mut EndOfFields,
+        reader: &mut HeadReader,
         asked: Asked,
         shared: &Shared,
     ) -> Poll<Result<ResponseHead, ProxyError>> {
         loop {
             let waits = self.poll_upload(cx)?;
-            match take_head(&mut self.buffer, end, asked).map_err(ProxyError::UpstreamProtocol)? {
+            match take_head(&mut self.buffer, reader, asked).map_err(ProxyError::UpstreamProtocol)? {
                 Some(head) => return Poll::Ready(Ok(head)),
                 None => match self.poll_fill(cx) {
                     Poll::Ready(Ok(length)) if length > 0 => continue,
@@ -173,19 +176,25 @@ impl Exchange {
 
     fn into_answer(mut self, head: ResponseHead) -> Result<Answer, Failed> {
         self.upload.answered();
-        let mut response = Response::new(());
-        *response.status_mut() = head.status;
-        *response.headers_mut() = head.headers;
-        if head.status == StatusCode::SWITCHING_PROTOCOLS {
+        let ResponseHead {
+            status,
+            fields,
+            framing,
+            persistence,
+        } = head;
+        if status == StatusCode::SWITCHING_PROTOCOLS {
             let early = self.buffer.freeze();
             let Connection { transport, open, .. } = self.connection;
             let io = UpstreamIo::new(early, transport, open);
+            let response = Response {
+                status,
+                fields,
+                body: (),
+            };
             return Ok(Answer::Upgraded { response, io });
         }
-        match self.into_body(head.framing, head.persistence) {
-            Ok(body) => Ok(Answer::Response(response.map(|()| body))),
-            Err(failed) => Err(failed),
-        }
+        let body = self.into_body(framing, persistence)?;
+        Ok(Answer::Response(Response { status, fields, body }))
     }
 
     /// A body that is there already needs no connection any more.
@@ -204,21 +213,19 @@ impl Exchange {
         if there < length {
             return Ok(UpstreamBody::streaming(self, framing, persistence));
         }
-        let data = self.buffer.split().freeze();
-        self.end(persistence)?;
+        let data = if there <= SMALL {
+            let data = Bytes::copy_from_slice(&self.buffer);
+            self.buffer.clear();
+            data
+        } else {
+            self.buffer.split().freeze()
+        };
+        self.release(persistence);
         Ok(UpstreamBody::full(data))
     }
 
-    /// The response is complete: the connection goes back to the pool, if the request is complete too.
-    fn end(self, persistence: Persistence) -> Result<(), Failed> {
-        if !self.buffer.is_empty() {
-            return Err(self.fail(AFTER_BODY));
-        }
-        self.release(persistence);
-        Ok(())
-    }
-
-    /// Gives everything back that can be used again. To be called with an empty buffer.
+    /// The response is complete: the connection goes back to the pool, if the request is complete too, and all else that can be used
+    /// again. To be called with an empty buffer.
     pub(super) fn release(self, persistence: Persistence) {
         let complete = self.upload.is_done();
         let (_, head) = self.upload.into_parts();

@@ -8,12 +8,11 @@ use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use http::header::{CONTENT_TYPE, HOST, TE};
-use http::{HeaderValue, Request, Uri, Version};
+use http::{HeaderName, HeaderValue, Request, Uri, Version};
 use http_body::{Body, Frame, SizeHint};
 use hyper::body::Incoming;
 use hyper::client::conn::http2::{self, SendRequest};
 use hyper_util::rt::{TokioIo, TokioTimer};
-use ingress_core::filter::Edit;
 use ingress_core::reason::Reason;
 use ingress_core::resource::Protocol;
 
@@ -23,6 +22,7 @@ use super::timer::Timer;
 use super::{Answer, Call, Failed, Shared, UpstreamBody};
 use crate::error::ProxyError;
 use crate::proxy::body::RequestBody;
+use crate::proxy::message::Response;
 
 /// One connection and how many requests are on it.
 pub(super) struct SharedConnection {
@@ -201,7 +201,7 @@ pub(super) async fn exchange(
     match answer {
         Some(Ok(response)) => {
             progress.answered.set(true);
-            Ok(Answer::Response(response.map(|incoming| {
+            Ok(Answer::Response(Response::from(response).map(|incoming| {
                 UpstreamBody::http2(StreamBody {
                     incoming,
                     timer,
@@ -238,7 +238,7 @@ fn request(call: &Call<'_>, upload: Upload) -> Result<Request<Upload>, Failed> {
     };
     let uri = Uri::builder()
         .scheme(scheme)
-        .authority(call.head.host.as_bytes())
+        .authority(call.head.host)
         .path_and_query(call.head.target)
         .build();
     let Ok(uri) = uri else {
@@ -253,10 +253,12 @@ fn request(call: &Call<'_>, upload: Upload) -> Result<Request<Upload>, Failed> {
     *request.uri_mut() = uri;
     *request.version_mut() = Version::HTTP_2;
     let headers = request.headers_mut();
-    headers.clone_from(call.head.headers);
+    *headers = call.head.fields.into();
     headers.remove(HOST);
-    for (name, value) in call.head.extra.iter().filter_map(Edit::field) {
-        headers.append(name, value.clone());
+    for (name, value) in call.head.extra.iter().flat_map(|extra| extra.fields()) {
+        if let Ok(value) = HeaderValue::from_bytes(value) {
+            headers.append(HeaderName::from_static(name), value);
+        }
     }
     if headers.get(CONTENT_TYPE).is_some_and(is_grpc) {
         // gRPC servers refuse calls from intermediaries that would lose the trailers; this one does not.

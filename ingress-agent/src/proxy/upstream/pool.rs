@@ -23,6 +23,7 @@ use super::io::Transport;
 use super::timer::Timer;
 use crate::account::EndpointLine;
 use crate::error::ProxyError;
+use crate::proxy::moment;
 
 /// Buffers kept for the next exchange, of each kind.
 const SPARE_BUFFERS: usize = 32;
@@ -279,7 +280,7 @@ impl Pool {
             None => self.idle_timeout,
         };
         (!limit.is_zero())
-            .then(|| Instant::now().checked_add(limit))
+            .then(|| moment::now().into_std().checked_add(limit))
             .flatten()
     }
 

@@ -1,9 +1,8 @@
 //! The request head as HTTP/1.1 bytes, and how its body will be framed (RFC 9112, 6).
 
-use http::header::{CONNECTION, CONTENT_LENGTH, EXPECT, HOST, TRANSFER_ENCODING, UPGRADE};
-use http::{HeaderName, HeaderValue, Method};
+use http::Method;
 use http_body::Body;
-use ingress_core::filter::Edit;
+use ingress_core::fields::write_field;
 
 use super::RequestHead;
 use crate::error::ProxyError;
@@ -31,9 +30,9 @@ impl UploadFraming {
 pub(super) fn expects_continue(head: &RequestHead<'_>, framing: UploadFraming) -> bool {
     framing != UploadFraming::None
         && head
-            .headers
-            .get(EXPECT)
-            .is_some_and(|value| value.as_bytes().eq_ignore_ascii_case(b"100-continue"))
+            .fields
+            .get("expect")
+            .is_some_and(|value| value.eq_ignore_ascii_case(b"100-continue"))
 }
 
 /// Appends the whole head. `close` asks the backend to end the connection after its response.
@@ -51,14 +50,10 @@ pub(super) fn write_head(
     out.push(b' ');
     out.extend_from_slice(head.target.as_bytes());
     out.extend_from_slice(b" HTTP/1.1\r\n");
-    write_field(out, &HOST, head.host);
-    for (name, value) in head.headers {
-        if !is_ours(name) && (name != EXPECT || framing != UploadFraming::None) {
-            write_field(out, name, value);
-        }
-    }
-    for (name, value) in head.extra.iter().filter_map(Edit::field) {
-        write_field(out, name, value);
+    write_field(out, b"host", head.host);
+    head.fields.write(out, |name| is_ours(name, framing));
+    for (name, value) in head.extra.iter().flat_map(|extra| extra.fields()) {
+        write_field(out, name.as_bytes(), value);
     }
     write_framing(out, head, framing);
     if head.websocket {
@@ -70,9 +65,18 @@ pub(super) fn write_head(
     Ok(())
 }
 
-/// Fields that this module writes itself.
-fn is_ours(name: &HeaderName) -> bool {
-    [CONTENT_LENGTH, TRANSFER_ENCODING, HOST, CONNECTION, UPGRADE].contains(name)
+/// Fields that this module writes itself, and an expectation without a body. Their length sorts out nearly all others.
+fn is_ours(name: &[u8], framing: UploadFraming) -> bool {
+    let is = |known: &[u8]| name.eq_ignore_ascii_case(known);
+    match name.len() {
+        4 => is(b"host"),
+        6 => framing == UploadFraming::None && is(b"expect"),
+        7 => is(b"upgrade"),
+        10 => is(b"connection"),
+        14 => is(b"content-length"),
+        17 => is(b"transfer-encoding"),
+        _ => false,
+    }
 }
 
 fn write_framing(out: &mut Vec<u8>, head: &RequestHead<'_>, framing: UploadFraming) {
@@ -86,19 +90,11 @@ fn write_framing(out: &mut Vec<u8>, head: &RequestHead<'_>, framing: UploadFrami
 }
 
 fn says_empty(head: &RequestHead<'_>) -> bool {
-    head.headers.contains_key(CONTENT_LENGTH)
-        || [Method::POST, Method::PUT, Method::PATCH].contains(head.method)
+    head.fields.contains("content-length") || [Method::POST, Method::PUT, Method::PATCH].contains(head.method)
 }
 
 fn write_length(out: &mut Vec<u8>, length: u64) {
     out.extend_from_slice(b"content-length: ");
     out.extend_from_slice(length.to_string().as_bytes());
-    out.extend_from_slice(b"\r\n");
-}
-
-pub(super) fn write_field(out: &mut Vec<u8>, name: &HeaderName, value: &HeaderValue) {
-    out.extend_from_slice(name.as_str().as_bytes());
-    out.extend_from_slice(b": ");
-    out.extend_from_slice(value.as_bytes());
     out.extend_from_slice(b"\r\n");
 }

@@ -1,12 +1,15 @@
 //! The response head of HTTP/1.1, strictly (RFC 9112): everything that two readers could understand differently is refused.
 //!
-//! Pure: bytes in, head or reason out. Line ends and framing are checked here; `http` checks the characters of names and values.
+//! Pure: bytes in, head or reason out. The lines are read as those of requests are ([`h1::field`]); framing is checked here.
 
 use std::time::Duration;
 
-use bytes::{Bytes, BytesMut};
-use http::header::{CONNECTION, CONTENT_LENGTH, TRANSFER_ENCODING, UPGRADE};
-use http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode};
+use bytes::{Buf, BytesMut};
+use http::header::{CONNECTION, UPGRADE};
+use http::{HeaderMap, HeaderValue, Method, StatusCode};
+use ingress_core::fields::{Block, FieldLine, Fields};
+
+use crate::proxy::wire::h1::{self, Field};
 
 /// Largest head, status line included, in bytes.
 pub(super) const MAX_HEAD: usize = 64 * 1024;
@@ -14,9 +17,6 @@ pub(super) const MAX_HEAD: usize = 64 * 1024;
 pub(super) const MAX_FIELDS: usize = 200;
 /// Most fields after a body.
 const MAX_TRAILERS: usize = 64;
-
-const KEEP_ALIVE: HeaderName = HeaderName::from_static("keep-alive");
-const PROXY_CONNECTION: HeaderName = HeaderName::from_static("proxy-connection");
 
 /// How the end of the body is found (RFC 9112, 6.3).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -39,7 +39,7 @@ pub(super) enum Persistence {
 #[derive(Debug, PartialEq)]
 pub(super) struct ResponseHead {
     pub(super) status: StatusCode,
-    pub(super) headers: HeaderMap,
+    pub(super) fields: Fields,
     pub(super) framing: Framing,
     pub(super) persistence: Persistence,
 }
@@ -77,7 +77,7 @@ impl EndOfFields {
             let end = self.seen + offset;
             let line = buffer.get(self.line..end).unwrap_or_default();
             if line.last() != Some(&b'\r') {
-                return Err("a line ends without a carriage return");
+                return Err(BARE_LINE_FEED);
             }
             self.seen = end + 1;
             self.line = self.seen;
@@ -96,22 +96,139 @@ impl EndOfFields {
     }
 }
 
+/// Reads a head that may arrive in pieces. Lines that were read are not looked at again.
+#[derive(Debug, Default)]
+pub(super) struct HeadReader {
+    /// Where the present line begins.
+    at: usize,
+    /// How far the present line was looked at.
+    scanned: usize,
+    /// Minor version and status.
+    status: Option<(u8, StatusCode)>,
+    fields: FieldReader,
+}
+
 /// Takes a whole head off the front of `buffer`, or says that there is more to come.
 pub(super) fn take_head(
     buffer: &mut BytesMut,
-    end: &mut EndOfFields,
+    reader: &mut HeadReader,
     asked: Asked,
 ) -> Result<Option<ResponseHead>, &'static str> {
-    const START: &[u8] = b"HTTP/";
-    if buffer.iter().zip(START).any(|(is, must)| is != must) {
-        return Err("not an HTTP/1.x status line");
-    }
-    let Some(length) = end.find(buffer, MAX_HEAD)? else {
+    let Some(end) = reader.advance(buffer)? else {
         return Ok(None);
     };
-    *end = EndOfFields::default();
-    parse(&buffer.split_to(length).freeze(), asked).map(Some)
+    let block = Block::from(buffer.get(..end).unwrap_or_default());
+    buffer.advance(block.len());
+    std::mem::take(reader).conclude(block, asked).map(Some)
 }
+
+impl HeadReader {
+    /// The head's length, once all of it is there and read.
+    fn advance(&mut self, head: &[u8]) -> Result<Option<usize>, &'static str> {
+        const START: &[u8] = b"HTTP/";
+        let window = head.get(..MAX_HEAD).unwrap_or(head);
+        let new = window.get(self.scanned..).unwrap_or_default();
+        // A long line that comes byte by byte is looked at again only when it ends: no quadratic work.
+        let goes_on = self.scanned.saturating_sub(self.at) > LONG_LINE
+            && head.len() <= MAX_HEAD
+            && line_feed(new).is_none();
+        self.scanned = window.len();
+        if self.status.is_none() && head.iter().zip(START).any(|(is, must)| is != must) {
+            return Err("not an HTTP/1.x status line");
+        }
+        let ended =
+            !goes_on && self.read_status(window)? && self.fields.read(window, &mut self.at, MAX_FIELDS)?;
+        if ended {
+            return Ok(Some(self.at));
+        }
+        if head.len() > MAX_HEAD {
+            return Err("the head is too large");
+        }
+        Ok(None)
+    }
+
+    /// Whether the status line is there.
+    fn read_status(&mut self, head: &[u8]) -> Result<bool, &'static str> {
+        if self.status.is_some() {
+            return Ok(true);
+        }
+        let Some(end) = line_feed(head) else {
+            return Ok(false);
+        };
+        let line = head.get(..end).unwrap_or_default();
+        let line = line.strip_suffix(b"\r").ok_or(BARE_LINE_FEED)?;
+        self.status = Some(status_line(line)?);
+        self.at = end.saturating_add(1);
+        Ok(true)
+    }
+
+    fn conclude(self, block: Block, asked: Asked) -> Result<ResponseHead, &'static str> {
+        let (minor_version, status) = self.status.ok_or("an empty head")?;
+        let FieldReader {
+            lines, connection, ..
+        } = self.fields;
+        let mut fields = Fields::of_lines(block, lines);
+        let framing = framing(status, &connection, minor_version, asked)?;
+        let persistence = persistence(status, &connection, framing, minor_version);
+        if status == StatusCode::SWITCHING_PROTOCOLS {
+            accept_upgrade(&mut fields, &connection, asked)?;
+        } else {
+            connection.remove_nominated(&mut fields);
+        }
+        // RFC 9110, 8.6: neither has content, and neither may say otherwise.
+        if status == StatusCode::NO_CONTENT || status.is_informational() {
+            fields.remove("content-length");
+        }
+        Ok(ResponseHead {
+            status,
+            fields,
+            framing,
+            persistence,
+        })
+    }
+}
+
+/// The fields of a block, line by line.
+#[derive(Debug, Default)]
+struct FieldReader {
+    /// All that were read, those that are not passed on too.
+    count: usize,
+    lines: Vec<FieldLine>,
+    connection: ConnectionFields,
+}
+
+impl FieldReader {
+    /// Reads from `at` on as many lines as are there; whether the empty one that ends them is.
+    fn read(&mut self, block: &[u8], at: &mut usize, most: usize) -> Result<bool, &'static str> {
+        loop {
+            let line = block.get(*at..).unwrap_or_default();
+            let (field, used) = match h1::field(line).map_err(|refusal| refusal.detail)? {
+                None => return Ok(false),
+                Some(read) => read,
+            };
+            let start = *at;
+            *at = start.saturating_add(used);
+            let Field::Pair(name, value) = field else {
+                return Ok(true);
+            };
+            if self.count >= most {
+                return Err("too many fields");
+            }
+            self.count = self.count.saturating_add(1);
+            let trimmed = h1::trim(value);
+            if self.connection.is_passed_on(name, trimmed)? {
+                if self.lines.is_empty() {
+                    self.lines.reserve(12);
+                }
+                self.lines.push(h1::place(start, (name, value, trimmed)));
+            }
+        }
+    }
+}
+
+const BARE_LINE_FEED: &str = "a line ends without a carriage return";
+/// Up to here an incomplete line is looked at anew at each read.
+const LONG_LINE: usize = 1024;
 
 /// Where the next line feed is. Blocks of sixteen compile to vector code.
 fn line_feed(bytes: &[u8]) -> Option<usize> {
@@ -124,20 +241,6 @@ fn line_feed(bytes: &[u8]) -> Option<usize> {
     }
     let rest = bytes.get(at..)?.iter().position(|byte| *byte == b'\n')?;
     Some(at + rest)
-}
-
-/// The lines of a block whose end [`EndOfFields`] has found, without their line ends and the empty last one, by their places.
-fn lines(block: &[u8]) -> impl Iterator<Item = (usize, &[u8])> {
-    let mut at = 0;
-    std::iter::from_fn(move || {
-        let rest = block.get(at..)?;
-        let end = line_feed(rest)?;
-        let begin = at;
-        at += end + 1;
-        rest.get(..end.checked_sub(1)?)
-            .filter(|line| !line.is_empty())
-            .map(|line| (begin, line))
-    })
 }
 
 /// `HTTP/1.x SP 3DIGIT [SP reason-phrase]` (RFC 9112, 4): minor version and status.
@@ -159,123 +262,67 @@ fn status_line(line: &[u8]) -> Result<(u8, StatusCode), &'static str> {
     }
 }
 
-fn parse(head: &Bytes, asked: Asked) -> Result<ResponseHead, &'static str> {
-    let mut lines = lines(head);
-    let (_, first) = lines.next().ok_or("an empty head")?;
-    let (minor_version, status) = status_line(first)?;
-    let mut connection = ConnectionFields::default();
-    let mut headers = collect(head, lines, MAX_FIELDS, &mut connection)?;
-    let framing = framing(status, &connection, &headers, minor_version, asked)?;
-    let persistence = persistence(status, &connection, framing, minor_version);
-    if status == StatusCode::SWITCHING_PROTOCOLS {
-        accept_upgrade(&mut headers, &connection, asked)?;
-    } else {
-        connection.remove_nominated(&mut headers);
-    }
-    // RFC 9110, 8.6: neither has content, and neither may say otherwise.
-    if status == StatusCode::NO_CONTENT || status.is_informational() {
-        headers.remove(CONTENT_LENGTH);
-    }
-    Ok(ResponseHead {
-        status,
-        headers,
-        framing,
-        persistence,
-    })
-}
-
 /// The fields that are about the connection and not the response: read, and not passed on.
-#[derive(Default)]
+#[derive(Debug, Default)]
 struct ConnectionFields {
     close: bool,
     upgrade: bool,
-    upgrade_to: Option<HeaderValue>,
-    nominated: Vec<HeaderName>,
+    /// The one protocol is `websocket`.
+    to_websocket: bool,
+    nominated: Vec<String>,
     keep_alive: Option<Duration>,
     chunked: bool,
     length: Option<u64>,
 }
 
-/// Builds the header map with values that share the block's bytes.
-fn collect<'a>(
-    block: &Bytes,
-    lines: impl Iterator<Item = (usize, &'a [u8])>,
-    most: usize,
-    connection: &mut ConnectionFields,
-) -> Result<HeaderMap, &'static str> {
-    let mut headers = HeaderMap::with_capacity(12);
-    for (count, (at, line)) in lines.enumerate() {
-        if count >= most {
-            return Err("too many fields");
-        }
-        // A name that begins or ends in a blank, or a folded line, is no name.
-        let colon = line
-            .iter()
-            .position(|byte| *byte == b':')
-            .ok_or("a bad field name")?;
-        let (name, value) = line.split_at_checked(colon).ok_or("a bad field name")?;
-        let name = HeaderName::from_bytes(name).map_err(|_| "a bad field name")?;
-        let value = value.get(1..).unwrap_or_default();
-        let blank = |byte: &&u8| matches!(byte, b' ' | b'\t');
-        let before = value.iter().take_while(blank).count();
-        let after = value.iter().skip(before).rev().take_while(blank).count();
-        let begin = at + colon + 1 + before;
-        let value = block.slice(begin..begin + value.len() - before - after);
-        let value = HeaderValue::from_maybe_shared(value).map_err(|_| "a bad field value")?;
-        if connection.is_passed_on(&name, &value)? {
-            headers.try_append(name, value).map_err(|_| "too many fields")?;
-        }
-    }
-    Ok(headers)
-}
-
 impl ConnectionFields {
-    fn is_passed_on(&mut self, name: &HeaderName, value: &HeaderValue) -> Result<bool, &'static str> {
-        if name == CONTENT_LENGTH {
-            if self.length.replace(decimal(value.as_bytes())?).is_some() {
-                return Err("a repeated Content-Length");
+    fn is_passed_on(&mut self, name: &[u8], value: &[u8]) -> Result<bool, &'static str> {
+        let is = |known: &[u8]| name.eq_ignore_ascii_case(known);
+        match name.len() {
+            14 if is(b"content-length") => {
+                if self.length.replace(decimal(value)?).is_some() {
+                    return Err("a repeated Content-Length");
+                }
+                return Ok(true);
             }
-            return Ok(true);
-        }
-        if name == TRANSFER_ENCODING {
-            self.read_transfer_encoding(value)?;
-        } else if name == CONNECTION {
-            self.read_connection(value);
-        } else if name == UPGRADE {
-            self.upgrade_to = Some(value.clone());
-        } else if name == KEEP_ALIVE {
-            self.keep_alive = keep_alive_timeout(value.as_bytes());
-        } else {
-            return Ok(name != PROXY_CONNECTION);
+            17 if is(b"transfer-encoding") => self.read_transfer_encoding(value)?,
+            10 if is(b"connection") => self.read_connection(value),
+            7 if is(b"upgrade") => self.to_websocket = value.eq_ignore_ascii_case(b"websocket"),
+            10 if is(b"keep-alive") => self.keep_alive = keep_alive_timeout(value),
+            16 if is(b"proxy-connection") => {}
+            _ => return Ok(true),
         }
         Ok(false)
     }
 
-    fn read_transfer_encoding(&mut self, value: &HeaderValue) -> Result<(), &'static str> {
-        if self.chunked || !value.as_bytes().eq_ignore_ascii_case(b"chunked") {
+    fn read_transfer_encoding(&mut self, value: &[u8]) -> Result<(), &'static str> {
+        if self.chunked || !value.eq_ignore_ascii_case(b"chunked") {
             return Err("a Transfer-Encoding other than chunked");
         }
         self.chunked = true;
         Ok(())
     }
 
-    fn read_connection(&mut self, value: &HeaderValue) {
-        for option in value.as_bytes().split(|byte| *byte == b',') {
+    fn read_connection(&mut self, value: &[u8]) {
+        for option in value.split(|byte| *byte == b',') {
             let option = option.trim_ascii();
             if option.eq_ignore_ascii_case(b"close") {
                 self.close = true;
             } else if option.eq_ignore_ascii_case(b"upgrade") {
                 self.upgrade = true;
-            } else if let Ok(name) = HeaderName::from_bytes(option) {
-                self.nominated.push(name);
+            } else if option.eq_ignore_ascii_case(b"keep-alive") {
+                // A field of this name is not passed on anyway.
+            } else if let Ok(name) = std::str::from_utf8(option) {
+                self.nominated.push(name.to_owned());
             }
         }
     }
 
     /// RFC 9110, 7.6.1: fields that Connection names end here. Content-Length stays: the framing was decided with it.
-    fn remove_nominated(&self, headers: &mut HeaderMap) {
-        for name in self.nominated.iter().filter(|name| **name != CONTENT_LENGTH) {
-            headers.remove(name);
+    fn remove_nominated(&self, fields: &mut Fields) {
+        let length = |name: &&String| name.eq_ignore_ascii_case("content-length");
+        for name in self.nominated.iter().filter(|name| !length(name)) {
+            fields.remove(name);
         }
     }
 }
@@ -283,11 +330,10 @@ impl ConnectionFields {
 fn framing(
     status: StatusCode,
     connection: &ConnectionFields,
-    headers: &HeaderMap,
     minor_version: u8,
     asked: Asked,
 ) -> Result<Framing, &'static str> {
-    if connection.chunked && headers.contains_key(CONTENT_LENGTH) {
+    if connection.chunked && connection.length.is_some() {
         return Err("both Content-Length and Transfer-Encoding");
     }
     if connection.chunked && minor_version == 0 {
@@ -323,22 +369,21 @@ fn persistence(
 }
 
 fn accept_upgrade(
-    headers: &mut HeaderMap,
+    fields: &mut Fields,
     connection: &ConnectionFields,
     asked: Asked,
 ) -> Result<(), &'static str> {
     if !asked.websocket {
         return Err("a 101 that was not asked for");
     }
-    let to = connection.upgrade_to.as_ref().map(HeaderValue::as_bytes);
-    if !connection.upgrade || !to.is_some_and(|to| to.eq_ignore_ascii_case(b"websocket")) {
+    if !connection.upgrade || !connection.to_websocket {
         return Err("a 101 without the upgrade that was asked for");
     }
     if connection.chunked || connection.length.is_some() {
         return Err("a 101 that announces a body");
     }
-    headers.insert(CONNECTION, HeaderValue::from_static("Upgrade"));
-    headers.insert(UPGRADE, HeaderValue::from_static("websocket"));
+    fields.insert(CONNECTION, HeaderValue::from_static("Upgrade"));
+    fields.insert(UPGRADE, HeaderValue::from_static("websocket"));
     Ok(())
 }
 
@@ -363,11 +408,14 @@ fn keep_alive_timeout(value: &[u8]) -> Option<Duration> {
 }
 
 /// The fields after the last chunk. Those that would change framing or routing are not trailers (RFC 9110, 6.5.1) and are dropped.
-pub(super) fn parse_trailers(block: &Bytes) -> Result<HeaderMap, &'static str> {
-    let mut connection = ConnectionFields::default();
-    let mut trailers = collect(block, lines(block), MAX_TRAILERS, &mut connection)?;
-    connection.remove_nominated(&mut trailers);
-    trailers.remove(CONTENT_LENGTH);
-    trailers.remove(http::header::HOST);
-    Ok(trailers)
+pub(super) fn parse_trailers(block: &[u8]) -> Result<HeaderMap, &'static str> {
+    let mut reader = FieldReader::default();
+    if !reader.read(block, &mut 0, MAX_TRAILERS)? {
+        return Err("trailers without an end");
+    }
+    let mut trailers = Fields::of_lines(block.into(), reader.lines);
+    reader.connection.remove_nominated(&mut trailers);
+    trailers.remove("content-length");
+    trailers.remove("host");
+    Ok((&trailers).into())
 }

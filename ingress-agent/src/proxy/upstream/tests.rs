@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use http::{HeaderMap, HeaderName, HeaderValue, Method, Response, StatusCode};
+use http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode};
 use http_body::{Body, Frame};
 use http_body_util::{BodyExt, Collected};
 use ingress_core::resource::{Protocol, Timeouts};
@@ -113,7 +113,7 @@ struct Ask {
     server_name: Option<&'static str>,
     method: Method,
     headers: HeaderMap,
-    extra: Vec<Edit>,
+    extra: Option<Forwarded<'static>>,
     body: RequestBody,
     websocket: bool,
     timeouts: Timeouts,
@@ -129,7 +129,7 @@ impl Ask {
             server_name: None,
             method: Method::GET,
             headers: HeaderMap::new(),
-            extra: Vec::new(),
+            extra: None,
             body: RequestBody::empty(),
             websocket: false,
             timeouts: Timeouts::default(),
@@ -154,28 +154,28 @@ impl Ask {
 
     async fn send(self, upstreams: &Upstreams) -> Result<Reply, Failed> {
         let seen = Rc::clone(&self.informational);
-        let mut informational = |status: StatusCode, _: &HeaderMap| {
+        let mut informational = |status: StatusCode, _: &Fields| {
             let mut all = seen.take();
             all.push(status);
             seen.set(all);
         };
-        let call = Call {
+        let mut call = Call {
             address: self.address,
             protocol: self.protocol,
             server_name: self.server_name,
             head: RequestHead {
                 method: &self.method,
                 target: "/a?b=c",
-                host: &HeaderValue::from_static("shop.example"),
-                headers: &self.headers,
-                extra: &self.extra,
+                host: b"shop.example",
+                fields: &self.headers.into(),
+                extra: self.extra.as_ref(),
                 websocket: self.websocket,
             },
             timeouts: &self.timeouts,
             proxy_header: self.proxy_header,
             informational: &mut informational,
         };
-        upstreams.send(call, self.body).await
+        upstreams.send(&mut call, self.body).await
     }
 }
 
@@ -192,12 +192,12 @@ fn data(sender: &FrameSender, text: &'static str) {
         .unwrap();
 }
 
-fn response(reply: Result<Reply, Failed>) -> Response<UpstreamBody> {
+fn response(reply: Result<Reply, Failed>) -> http::Response<UpstreamBody> {
     match reply {
         Ok(Reply {
             answer: Answer::Response(response),
             ..
-        }) => response,
+        }) => response.into(),
         Ok(_) => panic!("an upgrade that was not expected"),
         Err(failed) => panic!("failed: {}", failed.error),
     }
@@ -214,11 +214,11 @@ fn protocol_error(error: &ProxyError) -> bool {
     matches!(error, ProxyError::UpstreamProtocol(_))
 }
 
-async fn collect(response: Response<UpstreamBody>) -> Result<Collected<Bytes>, ProxyError> {
+async fn collect(response: http::Response<UpstreamBody>) -> Result<Collected<Bytes>, ProxyError> {
     response.into_body().collect().await
 }
 
-async fn text(response: Response<UpstreamBody>) -> String {
+async fn text(response: http::Response<UpstreamBody>) -> String {
     let bytes = collect(response).await.unwrap().to_bytes();
     String::from_utf8(bytes.to_vec()).unwrap()
 }

@@ -10,10 +10,11 @@ use std::task::{Context, Poll};
 use bytes::{Buf, Bytes};
 use http::HeaderMap;
 use http_body::Body;
+use ingress_core::fields::write_field;
 use tokio::io::AsyncWrite;
 
 use super::io::Transport;
-use super::request_head::{UploadFraming, write_field};
+use super::request_head::UploadFraming;
 use crate::error::ProxyError;
 use crate::proxy::body::RequestBody;
 
@@ -202,7 +203,7 @@ impl Upload {
                 self.drop_written_front();
                 self.front.extend_from_slice(b"0\r\n");
                 for (name, value) in trailers.iter().flatten() {
-                    write_field(&mut self.front, name, value);
+                    write_field(&mut self.front, name.as_str().as_bytes(), value.as_bytes());
                 }
                 if trailers.is_some() {
                     self.taken = None;

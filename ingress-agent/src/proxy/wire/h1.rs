@@ -1,7 +1,7 @@
 //! The strict HTTP/1.1 request reader: pure, over bytes, no I/O.
 //!
 //! Owns: what a request head and body may look like (RFC 9112), and where they end. It judges and points; it never mends,
-//! copies or builds header maps: what it lets pass goes to hyper as it came. May not know: sockets, time, routes.
+//! copies or builds header maps: what it lets pass goes on as it came. Response heads are read by the same line reader ([`field`]). May not know: sockets, time, routes.
 //!
 //! The verdict depends on the bytes alone, never on how they were cut into reads: the first offending byte decides.
 
@@ -15,9 +15,10 @@ mod target;
 mod tests;
 
 pub use body::Body;
+pub(crate) use bytes::trim;
 pub use chunked::Chunked;
 pub use chunked::is_forbidden_trailer;
-pub use head::{FieldLine, HeadLines, HeadReader, check_head, check_method_and_target};
+pub use head::{Field, HeadLines, HeadReader, check_head, check_method_and_target, field, place};
 
 /// How the end of the request's body is found (RFC 9112 6.3).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -18,7 +18,21 @@ use crate::telemetry::record::{HttpVersion, Listener, RequestRecord, UpstreamRec
 pub struct Shard {
     live: SharedSeries,
     numbers: RefCell<ShardSnapshot>,
+    recent: RefCell<Recent>,
 }
+
+/// What was counted since somebody last asked, by the address of its object: names are long to hash. Each object is held meanwhile, so that
+/// no other one gets its address.
+#[derive(Debug, Default)]
+struct Recent {
+    routes: ByAddress<RouteSeries>,
+    services: ByAddress<ServiceSeries>,
+}
+
+type ByAddress<T> = HashMap<usize, (Arc<ObjectRef>, T), RandomState>;
+
+/// With more objects than this the recent counts go to where the names are, also when nobody asks.
+const MOST_RECENT: usize = 256;
 
 /// A copy of a shard's numbers; several add up.
 #[derive(Clone, Debug, Default)]
@@ -103,28 +117,58 @@ impl Shard {
         Rc::new(Self {
             live,
             numbers: RefCell::default(),
+            recent: RefCell::default(),
         })
     }
 
     /// Counts a finished request.
     pub fn record(&self, record: &RequestRecord<'_>) {
-        let mut numbers = self.numbers.borrow_mut();
         match record.route.map(|route| &route.object) {
-            Some(object) => match numbers.routes.get_mut(object) {
-                Some(series) => series.count(record),
-                None => numbers.new_route(object, &self.live).count(record),
-            },
-            None => numbers.unrouted.count(record),
+            Some(object) => self.recent(|recent| &mut recent.routes, object, |series| series.count(record)),
+            None => self.numbers.borrow_mut().unrouted.count(record),
         }
         if let Some(upstream) = &record.upstream {
             let service = &upstream.cluster.service;
-            match numbers.services.get_mut(service) {
-                Some(series) => series.count(upstream),
-                None => numbers.new_service(service, &self.live).count(upstream),
-            }
+            self.recent(
+                |recent| &mut recent.services,
+                service,
+                |series| series.count(upstream),
+            );
         }
         if let Some(reason) = record.reason {
-            bump(&mut numbers.answers, reason as usize);
+            bump(&mut self.numbers.borrow_mut().answers, reason as usize);
+        }
+    }
+
+    /// Counts in the recent series of an object.
+    fn recent<T: Default>(
+        &self,
+        of: impl Fn(&mut Recent) -> &mut ByAddress<T>,
+        object: &Arc<ObjectRef>,
+        count: impl FnOnce(&mut T),
+    ) {
+        let mut recent = self.recent.borrow_mut();
+        let address = Arc::as_ptr(object).addr();
+        if let Some((_, series)) = of(&mut recent).get_mut(&address) {
+            return count(series);
+        }
+        if of(&mut recent).len() >= MOST_RECENT {
+            self.settle(&mut recent);
+        }
+        let (_, series) = of(&mut recent)
+            .entry(address)
+            .or_insert_with(|| (Arc::clone(object), T::default()));
+        count(series);
+    }
+
+    /// Adds what was counted by address to what is counted by name.
+    fn settle(&self, recent: &mut Recent) {
+        let mut numbers = self.numbers.borrow_mut();
+        for (_, (object, series)) in recent.routes.drain() {
+            numbers.route(&object, &self.live).add(&series);
+        }
+        for (_, (object, series)) in recent.services.drain() {
+            numbers.service(&object, &self.live).add(&series);
         }
     }
 
@@ -155,6 +199,7 @@ impl Shard {
 
     /// A copy, after what belongs to vanished objects has been let go.
     pub fn snapshot(&self) -> ShardSnapshot {
+        self.settle(&mut self.recent.borrow_mut());
         let mut numbers = self.numbers.borrow_mut();
         numbers.sweep(&self.live);
         numbers.clone()
@@ -163,6 +208,7 @@ impl Shard {
     /// Route and service series held now, without the sweep that a snapshot makes.
     #[cfg(test)]
     pub(super) fn series(&self) -> (usize, usize) {
+        self.settle(&mut self.recent.borrow_mut());
         let numbers = self.numbers.borrow();
         (numbers.routes.len(), numbers.services.len())
     }
@@ -249,27 +295,31 @@ impl ShardSnapshot {
             .unwrap_or_default()
     }
 
-    /// The series of an object met for the first time, or the common one when the object has none of its own.
-    fn new_route(&mut self, object: &Arc<ObjectRef>, live: &SharedSeries) -> &mut RouteSeries {
-        let live = live.load();
-        if !live.has_route(object) {
-            return &mut self.other_routes;
-        }
-        // Vanished objects must not pile up where nobody scrapes.
-        if self.routes.len() >= live.route_count() {
-            self.routes.retain(|object, _| live.has_route(object));
+    /// The series of an object, or the common one when the object has none of its own.
+    fn route(&mut self, object: &Arc<ObjectRef>, live: &SharedSeries) -> &mut RouteSeries {
+        if !self.routes.contains_key(object) {
+            let live = live.load();
+            if !live.has_route(object) {
+                return &mut self.other_routes;
+            }
+            // Vanished objects must not pile up where nobody scrapes.
+            if self.routes.len() >= live.route_count() {
+                self.routes.retain(|object, _| live.has_route(object));
+            }
         }
         self.routes.entry(Arc::clone(object)).or_default()
     }
 
-    fn new_service(&mut self, object: &Arc<ObjectRef>, live: &SharedSeries) -> &mut ServiceSeries {
-        let live = live.load();
-        if !live.has_service(object) {
-            return &mut self.other_services;
-        }
-        // Vanished objects must not pile up where nobody scrapes.
-        if self.services.len() >= live.service_count() {
-            self.services.retain(|object, _| live.has_service(object));
+    fn service(&mut self, object: &Arc<ObjectRef>, live: &SharedSeries) -> &mut ServiceSeries {
+        if !self.services.contains_key(object) {
+            let live = live.load();
+            if !live.has_service(object) {
+                return &mut self.other_services;
+            }
+            // Vanished objects must not pile up where nobody scrapes.
+            if self.services.len() >= live.service_count() {
+                self.services.retain(|object, _| live.has_service(object));
+            }
         }
         self.services.entry(Arc::clone(object)).or_default()
     }

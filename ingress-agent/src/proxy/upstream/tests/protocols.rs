@@ -42,7 +42,7 @@ fn a_websocket_upgrade_gives_the_connection_with_its_early_bytes() {
         else {
             panic!("no upgrade");
         };
-        assert_eq!(response.headers()["sec-websocket-accept"], "x");
+        assert_eq!(response.fields.text("sec-websocket-accept"), Some("x"));
         let mut early = [0; 5];
         io.read_exact(&mut early).await.unwrap();
         assert_eq!(&early, b"early");
@@ -366,7 +366,9 @@ fn serve_http2(stream: impl hyper::rt::Read + hyper::rt::Write + Unpin + 'static
         let mut trailers = HeaderMap::new();
         trailers.insert("grpc-status", HeaderValue::from_static("0"));
         let trailers = (method == Method::POST).then_some(Ok(trailers));
-        Ok::<_, Infallible>(Response::new(body.with_trailers(std::future::ready(trailers))))
+        Ok::<_, Infallible>(http::Response::new(
+            body.with_trailers(std::future::ready(trailers)),
+        ))
     });
     let connection = hyper::server::conn::http2::Builder::new(Spawn).serve_connection(stream, service);
     tokio::task::spawn_local(async move {
@@ -467,7 +469,7 @@ fn an_http2_connection_that_ended_is_replaced() {
             let (reply, task) = tokio::join!(ask.send(&upstreams), async {
                 let stream = TokioIo::new(backend.accept().await.0);
                 let service = hyper::service::service_fn(|_| async {
-                    Ok::<_, Infallible>(Response::new(String::new()))
+                    Ok::<_, Infallible>(http::Response::new(String::new()))
                 });
                 let connection =
                     hyper::server::conn::http2::Builder::new(Spawn).serve_connection(stream, service);

@@ -1,5 +1,7 @@
 //! What backends get.
 
+use ingress_core::filter::{Forwarding, Hop};
+
 use super::*;
 
 const OK: &[u8] = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok";
@@ -12,16 +14,26 @@ fn a_request_reaches_the_backend_with_its_fields_in_order_and_the_extra_ones_las
             .header("accept", "*/*")
             .header("x-a", "1")
             .header("x-a", "2");
-        let forwarded = HeaderName::from_static("x-forwarded-for");
-        ask.extra
-            .push(Edit::Set(forwarded, HeaderValue::from_static("192.0.2.1")));
+        let hop = Hop {
+            peer: [192, 0, 2, 1].into(),
+            peer_text: b"192.0.2.1",
+            https: true,
+            host: b"shop",
+            port: b"443".as_slice().into(),
+            request_id: 1,
+        };
+        let (forwarding, none) = (Forwarding::default(), Fields::default());
+        let client = forwarding.client(&hop, &none);
+        ask.extra = Some(forwarding.fields(&hop, &client, &none));
         let (reply, head) = tokio::join!(ask.send(&upstreams), async {
             let mut peer = backend.accept().await;
             let head = peer.read_head().await;
             peer.write(OK).await;
             head
         });
-        let expected = "GET /a?b=c HTTP/1.1\r\nhost: shop.example\r\naccept: */*\r\nx-a: 1\r\nx-a: 2\r\nx-forwarded-for: 192.0.2.1\r\n\r\n";
+        let expected = "GET /a?b=c HTTP/1.1\r\nhost: shop.example\r\naccept: */*\r\nx-a: 1\r\nx-a: 2\r\n\
+            x-forwarded-scheme: https\r\nx-forwarded-proto: https\r\nx-real-ip: 192.0.2.1\r\nx-forwarded-for: 192.0.2.1\r\n\
+            x-forwarded-host: shop\r\nx-forwarded-port: 443\r\nx-request-id: 00000000000000000000000000000001\r\n\r\n";
         assert_eq!(head, expected);
         assert_eq!(text(response(reply)).await, "ok");
     });
@@ -98,9 +110,9 @@ fn a_target_that_could_split_the_request_line_is_never_sent() {
     let head = RequestHead {
         method: &Method::GET,
         target: "/a HTTP/1.1\r\nx: y",
-        host: &HeaderValue::from_static("a"),
-        headers: &HeaderMap::new(),
-        extra: &[],
+        host: b"a",
+        fields: &Fields::default(),
+        extra: None,
         websocket: false,
     };
     let written = request_head::write_head(&mut out, &head, request_head::UploadFraming::None, false);

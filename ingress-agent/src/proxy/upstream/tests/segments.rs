@@ -3,7 +3,7 @@
 use proptest::prelude::*;
 
 use super::chunked::{Chunked, Piece};
-use super::response_head::{Asked, EndOfFields, ResponseHead, take_head};
+use super::response_head::{Asked, HeadReader, ResponseHead, take_head};
 use super::*;
 use bytes::BytesMut;
 
@@ -12,7 +12,7 @@ type Read = Result<(ResponseHead, Vec<u8>, Option<HeaderMap>, Vec<u8>), &'static
 /// Feeds the segments one by one to the head parser and the chunk decoder.
 fn read(segments: &[&[u8]]) -> Option<Read> {
     let asked = Asked::new(&Method::GET, false);
-    let (mut buffer, mut end) = (BytesMut::new(), EndOfFields::default());
+    let (mut buffer, mut end) = (BytesMut::new(), HeadReader::default());
     let (mut head, mut chunked, mut body, mut trailers) = (None, Chunked::new(), Vec::new(), None);
     let mut done = false;
     for segment in segments {

@@ -1,8 +1,11 @@
 //! The agent's answers to requests that no service will see.
 
 use std::cell::RefCell;
-use std::time::SystemTime;
+use std::time::{Duration, SystemTime};
 
+use tokio::time::Instant;
+
+use crate::proxy::moment;
 use crate::proxy::wire::Refusal;
 
 /// The whole answer to a refused request: status from the reason, the reason's code in header and body, then the end.
@@ -27,17 +30,20 @@ pub(crate) fn answer(refusal: Refusal, tell_reason: bool) -> Vec<u8> {
 /// Gives the present date (RFC 9110, 6.6.1) as text that is made once a second.
 pub(super) fn with_date(give: impl FnOnce(&[u8])) {
     thread_local! {
-        static MADE: RefCell<(u64, String)> = const { RefCell::new((0, String::new())) };
+        /// The text, and until when it is the date.
+        static MADE: RefCell<Option<(Instant, String)>> = const { RefCell::new(None) };
     }
-    let now = SystemTime::now();
-    let second = now
-        .duration_since(SystemTime::UNIX_EPOCH)
-        .map_or(0, |since| since.as_secs());
-    MADE.with_borrow_mut(|(made, text)| {
-        if *made != second || text.is_empty() {
-            (*made, *text) = (second, http_date(now));
+    let now = moment::now();
+    MADE.with_borrow_mut(|made| match made {
+        Some((until, text)) if now < *until => give(text.as_bytes()),
+        _ => {
+            let wall = SystemTime::now();
+            let since = wall.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
+            let rest =
+                Duration::from_secs(1).saturating_sub(Duration::from_nanos(since.subsec_nanos().into()));
+            let (_, text) = made.insert((now + rest, http_date(wall)));
+            give(text.as_bytes());
         }
-        give(text.as_bytes());
     });
 }
 
@@ -96,8 +102,6 @@ fn days_of_year(year: u64) -> u64 {
 
 #[cfg(test)]
 mod tests {
-    use std::time::Duration;
-
     use super::*;
 
     #[test]

@@ -3,11 +3,13 @@
 //!
 //! Reading and writing have one each: the body of a request may be read by another task than the one that writes, and a timer wakes only the last that asked.
 
-use std::pin::Pin;
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
-use tokio::time::{Instant, Sleep, sleep_until};
+use tokio::time::Instant;
+
+use crate::proxy::alarm::Alarm;
+use crate::proxy::moment;
 
 /// What the reading side waits for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -27,22 +29,18 @@ pub(super) enum Wait {
 }
 
 pub(super) struct Clock {
-    read_timer: Timer,
+    read_timer: Alarm,
     read: Option<(Wait, Instant)>,
-    write_timer: Timer,
+    write_timer: Alarm,
     write: Option<Instant>,
 }
-
-/// Made when it is first needed.
-#[derive(Default)]
-struct Timer(Option<Pin<Box<Sleep>>>);
 
 impl Clock {
     pub(super) fn new() -> Self {
         Self {
-            read_timer: Timer::default(),
+            read_timer: Alarm::default(),
             read: None,
-            write_timer: Timer::default(),
+            write_timer: Alarm::default(),
             write: None,
         }
     }
@@ -50,7 +48,7 @@ impl Clock {
     /// Starts the wait, unless the same one is under way.
     pub(super) fn begin(&mut self, wait: Wait, bound: Duration) {
         if self.read.is_none_or(|(kind, _)| kind != wait) {
-            self.read = Some((wait, Instant::now() + bound));
+            self.read = Some((wait, moment::now() + bound));
         }
     }
 
@@ -96,22 +94,6 @@ impl Clock {
 
     pub(super) fn wrote(&mut self) {
         self.write = None;
-    }
-}
-
-impl Timer {
-    fn poll_due(&mut self, cx: &mut Context<'_>, due: Instant) -> Poll<()> {
-        let sleep = self.0.get_or_insert_with(|| Box::pin(sleep_until(due)));
-        if sleep.deadline() > due {
-            sleep.as_mut().reset(due);
-        }
-        ready!(sleep.as_mut().poll(cx));
-        if Instant::now() >= due {
-            return Poll::Ready(());
-        }
-        // It rang for a wait that has ended since.
-        sleep.as_mut().reset(due);
-        sleep.as_mut().poll(cx)
     }
 }
 

@@ -5,6 +5,7 @@
 
 mod chunked;
 mod client_body;
+mod heads;
 mod inbound;
 mod outbound;
 mod request;
@@ -21,14 +22,16 @@ use std::sync::Arc;
 use std::task::{Context, Poll};
 
 use bytes::Bytes;
-use http::{Request, Response, StatusCode};
+use http::StatusCode;
 use http_body::Body;
 
 use super::GateHandle;
 use super::stream::ClientStream;
+use crate::proxy::message::{Head, Response};
 use crate::proxy::wire::Limits;
 pub(crate) use client_body::ClientBody;
-use inbound::{Next, Wire};
+use heads::Next;
+use inbound::Wire;
 use outbound::Outbound;
 use request::Asked;
 
@@ -67,7 +70,7 @@ impl Server {
     /// When it must not end cleanly: the client is gone, or an answer broke off.
     pub(crate) async fn serve<F, B, E>(
         &self,
-        mut service: impl FnMut(Request<ClientBody>) -> F,
+        mut service: impl FnMut(Box<Head>, ClientBody) -> F,
     ) -> io::Result<End>
     where
         F: Future<Output = Result<Response<B>, E>>,
@@ -82,13 +85,32 @@ impl Server {
             };
             let body = ClientBody::new(&self.wire, framing);
             // By pointer: an idle connection does not keep the room for a request, and none is moved about.
-            let mut service = Box::pin(service(head.map(|()| body)));
+            let mut service = Box::pin(service(head, body));
             let response = poll_fn(|cx| self.poll_answer(service.as_mut(), cx)).await?;
             drop(service);
             if let After::End(end) = self.send(response, asked).await? {
                 return Ok(end);
             }
         }
+    }
+
+    /// The same with the messages of the `http` crate.
+    #[cfg(test)]
+    pub(crate) async fn serve_http<F, B, E>(
+        &self,
+        mut service: impl FnMut(http::Request<ClientBody>) -> F,
+    ) -> io::Result<End>
+    where
+        F: Future<Output = Result<http::Response<B>, E>>,
+        B: Body<Data = Bytes> + Unpin,
+        B::Error: fmt::Display,
+        E: fmt::Display,
+    {
+        let service = |head: Box<Head>, body| {
+            let answer = service(head.into_http(body));
+            async { answer.await.map(Response::from) }
+        };
+        self.serve(service).await
     }
 
     /// Ends the connection: what is still to be said, our end, a little patience.
@@ -136,11 +158,10 @@ impl Server {
         B: Body<Data = Bytes> + Unpin,
         B::Error: fmt::Display,
     {
-        let (parts, body) = response.into_parts();
         // Nobody holds the body who could still read it to its end: the connection ends, which the client must be told (RFC 9112, 9.6).
         asked.close |= Rc::weak_count(&self.wire) == 0 && self.wire.borrow().lacks_body();
-        let switches = parts.status == StatusCode::SWITCHING_PROTOCOLS;
-        let mut outbound = Outbound::new(&mut self.wire.borrow_mut(), asked, parts, body);
+        let switches = response.status == StatusCode::SWITCHING_PROTOCOLS;
+        let mut outbound = Outbound::new(&mut self.wire.borrow_mut(), asked, response);
         self.wire.borrow().t.shared.may_inform.set(false);
         if let Err(error) = poll_fn(|cx| self.poll_send(&mut outbound, cx)).await {
             self.wire.borrow_mut().broken = outbound.ends_with_connection();

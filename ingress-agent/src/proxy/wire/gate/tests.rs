@@ -41,7 +41,7 @@ fn serve(limits: Limits, pipe: usize) -> Served {
         move |request| echo(request, handle.clone(), seen.clone())
     };
     let connection = spawn_local(async move {
-        let ended = server.serve(service).await;
+        let ended = server.serve_http(service).await;
         if ended.as_ref().is_ok_and(|end| *end == End::Tunnel) {
             let (stream, early) = server.into_stream().unwrap();
             shout(Prefixed::with(early, stream)).await;
@@ -615,7 +615,7 @@ fn a_refusal_reaches_a_client_that_still_sends_over_tcp() {
             let stream = ClientStream::Plain(Prefixed::new(server));
             let (server, _handle) = Server::new(stream, &[], Arc::new(Limits::default()));
             let service = |_| async { Ok::<_, Infallible>(Response::new(Full::<Bytes>::default())) };
-            let _ = server.serve(service).await;
+            let _ = server.serve_http(service).await;
             let _ = server.shutdown().await;
         });
         let mut client = tokio::net::TcpStream::connect(address).await.unwrap();
@@ -660,7 +660,7 @@ fn a_client_that_resets_while_its_backend_is_silent_ends_its_request_and_one_tha
                         Ok::<_, Infallible>(Response::new(Full::<Bytes>::default()))
                     }
                 };
-                server.serve(service).await
+                server.serve_http(service).await
             });
             let mut client = tokio::net::TcpStream::connect(address).await.unwrap();
             client
@@ -694,7 +694,7 @@ fn an_idle_connection_holds_no_buffer_and_a_small_future() {
         let (server, _handle) = Server::new(ClientStream::Pipe(server), &[], Arc::new(patient()));
         let service =
             |_: Request<ClientBody>| async { Ok::<_, Infallible>(Response::new(Full::<Bytes>::default())) };
-        let mut serving = Box::pin(server.serve(service));
+        let mut serving = Box::pin(server.serve_http(service));
         assert!(size_of_val(&*serving) <= 1024, "{}", size_of_val(&*serving));
         client.write_all(GOOD.as_bytes()).await.unwrap();
         let answer = async {

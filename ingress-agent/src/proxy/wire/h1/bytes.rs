@@ -5,6 +5,7 @@ const METHOD: u8 = 2;
 const PATH: u8 = 4;
 const QUERY: u8 = 8;
 const VALUE: u8 = 16;
+const HOST: u8 = 32;
 
 /// `PATH` and `QUERY` are what `http::Uri` takes: hyper would otherwise refuse in its own words.
 const CLASSES: [u8; 256] = {
@@ -32,6 +33,16 @@ const CLASSES: [u8; 256] = {
         }
         if is_value(byte) {
             class |= VALUE;
+        }
+        // reg-name and IPv4 address (RFC 3986 3.2.2).
+        if byte.is_ascii_alphanumeric()
+            || matches!(
+                byte,
+                b'-' | b'.' | b'_' | b'~' | b'!' | b'$' | b'&' | b'\'' | b'(' | b')' | b'*' | b'+'
+            )
+            || matches!(byte, b';' | b'=' | b'%')
+        {
+            class |= HOST;
         }
         table[byte as usize] = class;
         if byte == u8::MAX {
@@ -82,6 +93,10 @@ pub(super) fn query_run(bytes: &[u8]) -> usize {
     run(bytes, QUERY)
 }
 
+pub(super) fn host_run(bytes: &[u8]) -> usize {
+    run(bytes, HOST)
+}
+
 pub(super) fn is_value_byte(byte: u8) -> bool {
     is_value(byte)
 }
@@ -104,7 +119,7 @@ pub(super) fn value_run(bytes: &[u8]) -> usize {
 }
 
 /// Without the optional whitespace around it.
-pub(super) fn trim(mut value: &[u8]) -> &[u8] {
+pub(crate) fn trim(mut value: &[u8]) -> &[u8] {
     while let [b' ' | b'\t', rest @ ..] = value {
         value = rest;
     }

@@ -2,6 +2,7 @@
 
 use std::ops::Range;
 
+use ingress_core::fields::FieldLine;
 use ingress_core::reason::Reason;
 
 use super::bytes::{method_run, path_run, query_run, token_run, trim, value_run};
@@ -67,39 +68,6 @@ pub struct HeadLines {
     pub fields: Vec<FieldLine>,
 }
 
-/// A field's place in its head. Heads are far shorter than 4 GiB ([`Limits::head_bytes`]); what were not would be empty.
-#[derive(Clone, Copy, Debug, Default)]
-pub struct FieldLine {
-    name: (u32, u32),
-    value: (u32, u32),
-}
-
-impl FieldLine {
-    fn new(name: Range<usize>, value: Range<usize>) -> Self {
-        let pack = |range: Range<usize>| match (u32::try_from(range.start), u32::try_from(range.end)) {
-            (Ok(start), Ok(end)) => (start, end),
-            _ => (0, 0),
-        };
-        Self {
-            name: pack(name),
-            value: pack(value),
-        }
-    }
-
-    pub fn name(&self) -> Range<usize> {
-        unpack(self.name)
-    }
-
-    /// Without the whitespace around it.
-    pub fn value(&self) -> Range<usize> {
-        unpack(self.value)
-    }
-}
-
-fn unpack((start, end): (u32, u32)) -> Range<usize> {
-    usize::try_from(start).unwrap_or_default()..usize::try_from(end).unwrap_or_default()
-}
-
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 enum Part {
     /// One empty line may stand before a request line (RFC 9112 2.2).
@@ -109,7 +77,9 @@ enum Part {
     Fields,
 }
 
-enum Field<'a> {
+/// One line of a block of fields.
+pub enum Field<'a> {
+    /// Name and value, with the blanks around it.
     Pair(&'a [u8], &'a [u8]),
     /// The empty line that ends the head.
     End,
@@ -202,7 +172,10 @@ impl HeadReader {
                 if let Field::Pair(name, value) = &field {
                     let trimmed = trim(value);
                     self.facts.note(name, trimmed)?;
-                    self.lines.note(self.at, (name, value, trimmed));
+                    if self.lines.fields.is_empty() {
+                        self.lines.fields.reserve(16);
+                    }
+                    self.lines.fields.push(place(self.at, (name, value, trimmed)));
                 }
                 self.at = self.at.saturating_add(used);
                 Ok(Some(field))
@@ -213,8 +186,8 @@ impl HeadReader {
     }
 
     /// Where the parts of the head are, once it has been judged.
-    pub fn lines(&self) -> &HeadLines {
-        &self.lines
+    pub fn into_lines(self) -> HeadLines {
+        self.lines
     }
 
     /// The current line as far as its bounds allow, and whether they leave no room for more.
@@ -225,18 +198,12 @@ impl HeadReader {
     }
 }
 
-impl HeadLines {
-    /// A field whose line begins at `start`.
-    fn note(&mut self, start: usize, (name, value, trimmed): (&[u8], &[u8], &[u8])) {
-        if self.fields.is_empty() {
-            self.fields.reserve(16);
-        }
-        let name = start..start.saturating_add(name.len());
-        let before = value.iter().take_while(|b| matches!(b, b' ' | b'\t')).count();
-        let begin = name.end.saturating_add(1).saturating_add(before);
-        let value = begin..begin.saturating_add(trimmed.len());
-        self.fields.push(FieldLine::new(name, value));
-    }
+/// Where name and trimmed value of a line that begins at `start` are.
+pub fn place(start: usize, (name, value, trimmed): (&[u8], &[u8], &[u8])) -> FieldLine {
+    let name = start..start.saturating_add(name.len());
+    let before = value.iter().take_while(|b| matches!(b, b' ' | b'\t')).count();
+    let begin = name.end.saturating_add(1).saturating_add(before);
+    FieldLine::new(name, begin..begin.saturating_add(trimmed.len()))
 }
 
 fn too_large(detail: &'static str) -> Refusal {
@@ -331,7 +298,7 @@ fn version(rest: &[u8]) -> Result<Option<Version>, Refusal> {
 }
 
 /// `name ":" value CRLF`, or the empty line (RFC 9112 5), and its length. None while it has no end.
-fn field(line: &[u8]) -> Result<Option<(Field<'_>, usize)>, Refusal> {
+pub fn field(line: &[u8]) -> Result<Option<(Field<'_>, usize)>, Refusal> {
     let (name, rest) = line.split_at_checked(token_run(line)).unwrap_or((line, &[]));
     let value = match (name, rest) {
         (_, []) | ([], [b'\r']) => return Ok(None),

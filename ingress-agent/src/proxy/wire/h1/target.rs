@@ -1,5 +1,6 @@
 //! Request targets (RFC 9112 3.2) and hosts, as far as their form goes. What they mean is for the router.
 
+use super::bytes::host_run;
 use crate::proxy::wire::Refusal;
 
 /// The bytes were checked before; here only the form.
@@ -35,9 +36,8 @@ pub(super) fn check_host(host: &[u8]) -> Result<(), Refusal> {
     let valid = match host {
         [b'[', rest @ ..] => bracketed(rest),
         _ => {
-            let end = host.iter().position(|b| *b == b':').unwrap_or(host.len());
-            let (name, port) = host.split_at_checked(end).unwrap_or((host, &[]));
-            !name.is_empty() && name.iter().all(|b| is_name_byte(*b)) && is_port(port)
+            let (name, port) = host.split_at_checked(host_run(host)).unwrap_or((host, &[]));
+            !name.is_empty() && is_port(port)
         }
     };
     if valid {
@@ -60,15 +60,6 @@ fn bracketed(rest: &[u8]) -> bool {
             .iter()
             .all(|b| b.is_ascii_hexdigit() || matches!(b, b':' | b'.'))
         && after.split_first().is_some_and(|(_, port)| is_port(port))
-}
-
-fn is_name_byte(byte: u8) -> bool {
-    byte.is_ascii_alphanumeric()
-        || matches!(
-            byte,
-            b'-' | b'.' | b'_' | b'~' | b'!' | b'$' | b'&' | b'\'' | b'(' | b')' | b'*' | b'+'
-        )
-        || matches!(byte, b';' | b'=' | b'%')
 }
 
 /// Nothing, or a colon and up to five digits (none at all is allowed: RFC 3986 3.2.3).

@@ -1,4 +1,4 @@
-//! The reading side of an HTTP/1 connection: heads, bodies, waits, and who has gone.
+//! The reading side of an HTTP/1 connection: bodies, and who has gone. Heads are read in [`heads`](super::heads).
 //!
 //! Bytes are judged in the order of their arrival and before anybody gets them. Between two requests a connection holds no buffer.
 
@@ -6,40 +6,33 @@ use std::io;
 use std::mem::{self, MaybeUninit};
 use std::sync::Arc;
 use std::task::{Context, Poll, Waker, ready};
-use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
-use http::Request;
 use http_body::Frame;
 use ingress_core::reason::Reason;
 use tokio::io::ReadBuf;
 
 use super::chunked::{Decoder, Piece};
-use super::request::{self, Asked};
 use crate::error::ProxyError;
-use crate::proxy::wire::gate::answer::answer;
 use crate::proxy::wire::gate::clock::Wait;
 use crate::proxy::wire::gate::stream::ClientStream;
 use crate::proxy::wire::gate::transport::Transport;
-use crate::proxy::wire::h1::{Body, Framing, HeadInfo, HeadReader, Version};
+use crate::proxy::wire::h1::{Body, HeadReader};
 use crate::proxy::wire::{Limits, Refusal};
 
 /// Most heads fit; read onto the stack, so that no connection keeps a buffer for what may come.
-const HEAD_READ: usize = 4 * 1024;
-const BODY_READ: usize = 16 * 1024;
+pub(super) const HEAD_READ: usize = 4 * 1024;
+pub(super) const BODY_READ: usize = 16 * 1024;
 const LARGEST_BODY_READ: usize = 128 * 1024;
 /// What a client may send ahead while its request is under way; beyond that the kernel holds it.
 const READ_AHEAD: usize = 16 * 1024;
 const CONTINUE: &[u8] = b"HTTP/1.1 100 Continue\r\n\r\n";
-/// How long the end of the process waits for a request on a connection that has none under way. One may be on its way to us, and who closes then
-/// lets it fail; its answer can say that it was the last (RFC 9112, 9.6).
-const LAST_REQUEST: Duration = Duration::from_secs(1);
 
 pub(super) struct Wire {
     pub(super) t: Transport<ClientStream>,
     /// Read and not yet used.
-    buffer: BytesMut,
-    phase: Phase,
+    pub(super) buffer: BytesMut,
+    pub(super) phase: Phase,
     /// To be written before anything else: interim heads, the response's head.
     pub(super) out: Vec<u8>,
     pub(super) written: usize,
@@ -57,28 +50,21 @@ pub(super) struct Wire {
     ended: bool,
 }
 
-enum Phase {
+pub(super) enum Phase {
     Head(HeadReader),
     Body(Inbound),
     Closed,
 }
 
 /// A request's body on its way in.
-struct Inbound {
-    follower: Body,
+pub(super) struct Inbound {
+    pub(super) follower: Body,
     /// How much of the buffer's front belongs to this body.
-    judged: usize,
-    decoder: Option<Decoder>,
+    pub(super) judged: usize,
+    pub(super) decoder: Option<Decoder>,
     /// The client waits for our 100.
-    expects: bool,
-    read_size: usize,
-}
-
-/// A request whose head is whole and judged.
-pub(super) struct Next {
-    pub(super) head: Request<()>,
-    pub(super) asked: Asked,
-    pub(super) framing: Framing,
+    pub(super) expects: bool,
+    pub(super) read_size: usize,
 }
 
 impl Wire {
@@ -111,85 +97,8 @@ impl Wire {
         self.buffer.capacity() + self.out.capacity()
     }
 
-    /// The next request; `None` when the connection is over, and what is to be said is queued.
-    pub(super) fn poll_head(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<Option<Next>>> {
-        let mut new = !self.buffer.is_empty();
-        loop {
-            if mem::take(&mut new)
-                && let Some(next) = self.judge_head()
-            {
-                return Poll::Ready(Ok(next));
-            }
-            if matches!(self.phase, Phase::Closed) {
-                return Poll::Ready(Ok(None));
-            }
-            match self.poll_read_head(cx) {
-                Poll::Ready(Ok(0)) => {
-                    self.end_in_head();
-                    return Poll::Ready(Ok(None));
-                }
-                Poll::Ready(Ok(_)) => new = true,
-                Poll::Ready(Err(error)) => return Poll::Ready(Err(error)),
-                Poll::Pending => {
-                    self.let_buffers_go();
-                    ready!(self.poll_head_wait(cx));
-                    return Poll::Ready(Ok(None));
-                }
-            }
-        }
-    }
-
-    /// The first offending byte decides, in the body too as far as it is here: then no service sees the request.
-    fn judge_head(&mut self) -> Option<Option<Next>> {
-        let Phase::Head(reader) = &mut self.phase else {
-            return Some(None);
-        };
-        let taken = match reader.advance(&self.buffer, &self.t.limits) {
-            Ok(None) => return None,
-            Ok(Some(info)) => self.take_head(&info),
-            Err(refusal) => Err(refusal),
-        };
-        Some(taken.unwrap_or_else(|refusal| {
-            self.refuse_head(refusal);
-            None
-        }))
-    }
-
-    fn take_head(&mut self, info: &HeadInfo) -> Result<Option<Next>, Refusal> {
-        let Phase::Head(reader) = mem::replace(&mut self.phase, Phase::Closed) else {
-            return Ok(None);
-        };
-        let mut follower = Body::new(info.framing);
-        let judged = follower.follow(self.buffer.get(info.end..).unwrap_or_default())?;
-        let bytes = if self.buffer.len() == info.end {
-            mem::take(&mut self.buffer).freeze()
-        } else {
-            self.buffer.split_to(info.end).freeze()
-        };
-        let (head, asked) = request::build(&bytes, reader.lines(), info)?;
-        self.t.clock.end();
-        self.t.shared.body_open.set(!follower.done());
-        self.t.shared.in_request.set(true);
-        self.t.shared.may_inform.set(info.version == Version::Http11);
-        self.phase = if matches!(info.framing, Framing::None | Framing::Length(0)) {
-            Phase::Head(HeadReader::default())
-        } else {
-            Phase::Body(Inbound {
-                follower,
-                judged,
-                decoder: (info.framing == Framing::Chunked).then_some(Decoder::Size),
-                expects: info.expect_continue && judged == 0,
-                read_size: BODY_READ,
-            })
-        };
-        Ok(Some(Next {
-            head,
-            asked,
-            framing: info.framing,
-        }))
-    }
-
-    fn poll_read_head(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<usize>> {
+    /// Keeps what the client sends ahead.
+    fn poll_read_ahead(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<usize>> {
         let mut space = [const { MaybeUninit::uninit() }; HEAD_READ];
         let mut read = ReadBuf::uninit(&mut space);
         let length = ready!(self.t.poll_read(cx, &mut read))?;
@@ -197,52 +106,14 @@ impl Wire {
         Poll::Ready(Ok(length))
     }
 
-    /// Ready when the head is too late.
-    fn poll_head_wait(&mut self, cx: &mut Context<'_>) -> Poll<()> {
-        self.t.shared.park_reader(cx);
-        if !self.untouched() {
-            self.t.clock.begin(Wait::Head, self.t.limits.head_wait);
-        } else if self.t.shared.draining.get() {
-            let wait = self.t.limits.head_wait.min(LAST_REQUEST);
-            self.t.clock.begin(Wait::Last, wait);
-        } else if self.answered {
-            self.t.clock.begin(Wait::Idle, self.t.limits.idle_wait);
-        }
-        ready!(self.t.clock.poll_read(cx));
-        if !self.untouched() {
-            let late = Refusal::new(Reason::RequestTimeout, "the request head did not arrive in time");
-            self.refuse_head(late);
-        }
-        Poll::Ready(())
-    }
-
-    fn end_in_head(&mut self) {
-        if !self.untouched() {
-            self.refuse_head(Refusal::bad("the request head ends early"));
-        }
-    }
-
-    fn untouched(&self) -> bool {
-        matches!(&self.phase, Phase::Head(reader) if reader.untouched())
-    }
-
     /// An idle connection holds none.
-    fn let_buffers_go(&mut self) {
+    pub(super) fn let_buffers_go(&mut self) {
         if self.buffer.is_empty() && self.buffer.capacity() > 0 {
             self.buffer = BytesMut::new();
         }
         if self.out.is_empty() && self.out.capacity() > 0 {
             self.out = Vec::new();
         }
-    }
-
-    /// Our own last words are queued, and nothing that follows is looked at.
-    fn refuse_head(&mut self, refusal: Refusal) {
-        self.t.refuse(refusal);
-        self.buffer.clear();
-        self.out
-            .extend_from_slice(&answer(refusal, self.t.limits.reason_header));
-        self.phase = Phase::Closed;
     }
 
     /// While a request is under way and nobody asks for its body: true when the client has gone. A half-close is no leave
@@ -253,7 +124,7 @@ impl Wire {
             if self.t.io.poll_readable(cx).is_pending() {
                 return false;
             }
-            match self.poll_read_head(cx) {
+            match self.poll_read_ahead(cx) {
                 Poll::Ready(Ok(_)) => {}
                 // TLS that ends without its own word: the same half-close, told by TCP alone.
                 Poll::Ready(Err(error)) if error.kind() == io::ErrorKind::UnexpectedEof => {

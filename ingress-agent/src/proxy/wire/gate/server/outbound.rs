@@ -7,13 +7,14 @@ use std::pin::Pin;
 use std::task::{Context, Poll, ready};
 
 use bytes::{Buf, Bytes};
-use http::header::{CONNECTION, CONTENT_LENGTH, DATE, TRAILER, TRANSFER_ENCODING};
-use http::response::Parts;
+use http::header::CONNECTION;
 use http::{HeaderMap, HeaderName, HeaderValue, StatusCode};
 use http_body::Body;
+use ingress_core::fields::{Fields, write_field};
 
 use super::inbound::Wire;
 use super::request::Asked;
+use crate::proxy::message::Response;
 use crate::proxy::wire::gate::answer::with_date;
 
 /// Data up to here is copied behind the head instead of written from its own place.
@@ -51,27 +52,27 @@ where
     B::Error: fmt::Display,
 {
     /// Queues the head, and so much of the body as is there.
-    pub(super) fn new(wire: &mut Wire, asked: Asked, mut parts: Parts, body: B) -> Self {
-        let switches = parts.status == StatusCode::SWITCHING_PROTOCOLS;
-        let framing = framing(&parts, asked, &body);
-        let close =
-            !switches && (asked.close || says_close(&parts.headers) || framing == Framing::UntilClose);
+    pub(super) fn new(wire: &mut Wire, asked: Asked, response: Response<B>) -> Self {
+        let Response {
+            status,
+            mut fields,
+            body,
+        } = response;
+        let switches = status == StatusCode::SWITCHING_PROTOCOLS;
+        let framing = framing(status, asked, &body);
+        let close = !switches && (asked.close || says_close(&fields) || framing == Framing::UntilClose);
         if asked.http10 && !close && !switches {
-            parts
-                .headers
-                .insert(CONNECTION, HeaderValue::from_static("keep-alive"));
+            fields.insert(CONNECTION, HeaderValue::from_static("keep-alive"));
         } else if close && !asked.http10 {
-            parts
-                .headers
-                .insert(CONNECTION, HeaderValue::from_static("close"));
+            fields.insert(CONNECTION, HeaderValue::from_static("close"));
         }
         wire.queue_informational();
-        write_head(&mut wire.out, &parts, asked, framing);
+        write_head(&mut wire.out, (status, &fields), asked, framing);
         let sends_trailers = framing == Framing::Chunked && asked.takes_trailers;
         Self {
             body: is_awaited(framing, &body).then_some(body),
             framing,
-            trailers: sends_trailers.then(|| announced_trailers(&parts.headers)),
+            trailers: sends_trailers.then(|| announced_trailers(&fields)),
             data: Bytes::new(),
             tail: b"",
             close,
@@ -223,19 +224,14 @@ pub(super) enum BodyFrame {
     End,
 }
 
-fn says_close(headers: &HeaderMap) -> bool {
-    // Nearly no response has the field, and a look at a few names costs less than a look-up.
-    if !headers.keys().any(|name| *name == CONNECTION) {
-        return false;
-    }
-    let fields = headers.get_all(CONNECTION).iter();
-    let mut options = fields.flat_map(|field| field.as_bytes().split(|byte| *byte == b','));
-    options.any(|option| option.trim_ascii().eq_ignore_ascii_case(b"close"))
+fn says_close(fields: &Fields) -> bool {
+    fields
+        .members("connection")
+        .any(|option| option.eq_ignore_ascii_case(b"close"))
 }
 
 /// RFC 9112, 6.3.
-fn framing(parts: &Parts, asked: Asked, body: &impl Body) -> Framing {
-    let status = parts.status;
+fn framing(status: StatusCode, asked: Asked, body: &impl Body) -> Framing {
     if asked.is_head
         || status == StatusCode::NO_CONTENT
         || status == StatusCode::NOT_MODIFIED
@@ -259,60 +255,56 @@ fn is_awaited(framing: Framing, body: &impl Body) -> bool {
     }
 }
 
-fn announced_trailers(headers: &HeaderMap) -> Vec<HeaderName> {
-    let fields = headers.get_all(TRAILER).iter();
-    let names = fields.flat_map(|field| field.as_bytes().split(|byte| *byte == b','));
-    names
-        .filter_map(|name| HeaderName::from_bytes(name.trim_ascii()).ok())
+fn announced_trailers(fields: &Fields) -> Vec<HeaderName> {
+    fields
+        .members("trailer")
+        .filter_map(|name| HeaderName::from_bytes(name).ok())
         .filter(|name| !crate::proxy::wire::h1::is_forbidden_trailer(name.as_str()))
         .collect()
 }
 
-fn write_head(out: &mut Vec<u8>, parts: &Parts, asked: Asked, framing: Framing) {
+fn write_head(out: &mut Vec<u8>, (status, fields): (StatusCode, &Fields), asked: Asked, framing: Framing) {
     out.reserve(512);
-    if parts.status == StatusCode::OK && !asked.http10 {
-        out.extend_from_slice(b"HTTP/1.1 200 OK\r\n");
-    } else {
-        out.extend_from_slice(if asked.http10 { b"HTTP/1.0 " } else { b"HTTP/1.1 " });
-        out.extend_from_slice(parts.status.as_str().as_bytes());
-        out.push(b' ');
-        out.extend_from_slice(parts.status.canonical_reason().unwrap_or_default().as_bytes());
-        out.extend_from_slice(b"\r\n");
-    }
-    let bodiless = parts.status == StatusCode::NO_CONTENT || parts.status.is_informational();
-    let mut has_date = bodiless && parts.status.is_informational();
-    let mut has_length = false;
-    for (name, value) in &parts.headers {
-        if *name == CONTENT_LENGTH {
-            // What the body says counts; only where there is no body is the field a statement of its own.
-            if framing != Framing::Nothing || bodiless || has_length {
-                continue;
-            }
-            has_length = true;
-        } else if *name == TRANSFER_ENCODING {
-            continue;
-        } else if *name == DATE {
-            has_date = true;
-        }
-        write_field(out, name.as_str().as_bytes(), value.as_bytes());
-    }
+    write_status_line(out, status, asked);
+    fields.write(out, is_framing);
     match framing {
-        Framing::Length(length) => {
-            // Writing to a Vec cannot fail.
-            let _ = write!(out, "content-length: {length}\r\n");
-        }
+        Framing::Length(length) => write_length(out, length),
         Framing::Chunked => out.extend_from_slice(b"transfer-encoding: chunked\r\n"),
+        // Only where there is no body is the field a statement of its own (RFC 9110, 8.6).
+        Framing::Nothing if status != StatusCode::NO_CONTENT && !status.is_informational() => {
+            if let Some(length) = fields.get("content-length") {
+                write_field(out, b"content-length", length);
+            }
+        }
         Framing::UntilClose | Framing::Nothing => {}
     }
-    if !has_date {
+    if !status.is_informational() && !fields.contains("date") {
         with_date(|date| write_field(out, b"date", date));
     }
     out.extend_from_slice(b"\r\n");
 }
 
-fn write_field(out: &mut Vec<u8>, name: &[u8], value: &[u8]) {
-    out.extend_from_slice(name);
-    out.extend_from_slice(b": ");
-    out.extend_from_slice(value);
+fn write_status_line(out: &mut Vec<u8>, status: StatusCode, asked: Asked) {
+    if status == StatusCode::OK && !asked.http10 {
+        return out.extend_from_slice(b"HTTP/1.1 200 OK\r\n");
+    }
+    out.extend_from_slice(if asked.http10 { b"HTTP/1.0 " } else { b"HTTP/1.1 " });
+    out.extend_from_slice(status.as_str().as_bytes());
+    out.push(b' ');
+    out.extend_from_slice(status.canonical_reason().unwrap_or_default().as_bytes());
     out.extend_from_slice(b"\r\n");
+}
+
+/// What the body says counts, and not what a field says of it.
+fn is_framing(name: &[u8]) -> bool {
+    match name.len() {
+        14 => name.eq_ignore_ascii_case(b"content-length"),
+        17 => name.eq_ignore_ascii_case(b"transfer-encoding"),
+        _ => false,
+    }
+}
+
+fn write_length(out: &mut Vec<u8>, length: u64) {
+    // Writing to a Vec cannot fail.
+    let _ = write!(out, "content-length: {length}\r\n");
 }

@@ -1,11 +1,13 @@
-//! A judged head as an [`http::Request`]: pure.
+//! A judged head as the service gets it: pure.
 
-use bytes::Bytes;
-use http::header::{HeaderMap, HeaderName, HeaderValue, TE};
-use http::{Method, Request, Uri, Version};
+use std::ops::Range;
 
+use http::Method;
+use ingress_core::fields::{Block, Fields};
+
+use crate::proxy::message::Head;
 use crate::proxy::wire::Refusal;
-use crate::proxy::wire::h1::{HeadInfo, HeadLines, Version as HttpVersion};
+use crate::proxy::wire::h1::{HeadInfo, HeadLines, Version};
 
 /// What the answer needs to know of its request.
 #[derive(Clone, Copy, Debug)]
@@ -17,49 +19,27 @@ pub(super) struct Asked {
     pub(super) takes_trailers: bool,
 }
 
-/// Builds the request from the lines that the reader found; values share the head's bytes.
+/// Makes the request of the lines that the reader found; all of it shares the head's bytes.
 ///
 /// The reader has judged every byte, so that an error here is a difference between two readers: the request is not served.
-pub(super) fn build(
-    head: &Bytes,
-    lines: &HeadLines,
-    info: &HeadInfo,
-) -> Result<(Request<()>, Asked), Refusal> {
+pub(super) fn build(block: Block, lines: HeadLines, info: &HeadInfo) -> Result<(Box<Head>, Asked), Refusal> {
     const ODD: Refusal = Refusal::bad("a head that is understood in two ways");
-    let slice = |range: std::ops::Range<usize>| match range.end <= head.len() && range.start <= range.end {
-        true => Ok(head.slice(range)),
-        false => Err(ODD),
-    };
-    let method = Method::from_bytes(&slice(lines.method.clone())?).map_err(|_| ODD)?;
-    let uri = Uri::from_maybe_shared(slice(lines.target.clone())?).map_err(|_| ODD)?;
-    let mut headers = HeaderMap::with_capacity(lines.fields.len());
-    let mut takes_trailers = false;
-    for field in &lines.fields {
-        let name = head.get(field.name()).ok_or(ODD)?;
-        let name = HeaderName::from_bytes(name).map_err(|_| ODD)?;
-        let value = HeaderValue::from_maybe_shared(slice(field.value())?).map_err(|_| ODD)?;
-        takes_trailers |= name == TE && says_trailers(&value);
-        headers.try_append(name, value).map_err(|_| ODD)?;
-    }
+    let slice = |range: Range<usize>| block.get(range).ok_or(ODD);
+    let method = Method::from_bytes(slice(lines.method.clone())?).map_err(|_| ODD)?;
+    let fields = Fields::of_lines(Block::clone(&block), lines.fields);
     let asked = Asked {
         is_head: method == Method::HEAD,
-        http10: info.version == HttpVersion::Http10,
+        http10: info.version == Version::Http10,
         close: info.close,
-        takes_trailers,
+        // RFC 9110, 6.5.1: trailers go to clients that say so.
+        takes_trailers: fields
+            .members("te")
+            .any(|coding| coding.eq_ignore_ascii_case(b"trailers")),
     };
-    let mut request = Request::new(());
-    *request.method_mut() = method;
-    *request.uri_mut() = uri;
-    *request.headers_mut() = headers;
-    *request.version_mut() = match info.version {
-        HttpVersion::Http10 => Version::HTTP_10,
-        HttpVersion::Http11 => Version::HTTP_11,
+    let version = match info.version {
+        Version::Http10 => http::Version::HTTP_10,
+        Version::Http11 => http::Version::HTTP_11,
     };
-    Ok((request, asked))
-}
-
-/// RFC 9110, 6.5.1: trailers go to clients that say so.
-fn says_trailers(te: &HeaderValue) -> bool {
-    let mut codings = te.as_bytes().split(|byte| *byte == b',');
-    codings.any(|coding| coding.trim_ascii().eq_ignore_ascii_case(b"trailers"))
+    let head = Head::new((method, version), (&block, lines.target), fields).ok_or(ODD)?;
+    Ok((Box::new(head), asked))
 }

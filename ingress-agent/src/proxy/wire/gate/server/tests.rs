@@ -44,7 +44,7 @@ where
     let (client, stream) = duplex(1 << 16);
     let (server, _) = Server::new(ClientStream::Pipe(stream), &[], Arc::new(Limits::default()));
     spawn_local(async move {
-        let _ = server.serve(service).await;
+        let _ = server.serve_http(service).await;
         let _ = server.shutdown().await;
     });
     client
@@ -234,7 +234,7 @@ fn the_last_bytes_of_an_answer_reach_a_slow_tls_client_whose_connection_is_kept(
             let stream = ClientStream::Tls(Box::new(stream));
             let (server, _) = Server::new(stream, &[], Arc::new(Limits::default()));
             let answer = |_| async { Ok::<_, Infallible>(full(&"x".repeat(LENGTH))) };
-            let _ = server.serve(answer).await;
+            let _ = server.serve_http(answer).await;
         });
         let tcp = small(TcpSocket::new_v4().unwrap())
             .connect(address)
