@@ -82,7 +82,7 @@ pub(super) struct Next {
 
 impl Wire {
     pub(super) fn new(io: ClientStream, first: &[u8], limits: Arc<Limits>) -> Self {
-        let t = Transport::new(io, Vec::new(), limits);
+        let t = Transport::new(io, limits);
         t.count_read(first.len());
         Self {
             t,
