@@ -10,6 +10,7 @@ pub mod drain;
 pub mod error;
 pub mod kernel;
 pub mod live;
+mod memory;
 pub mod objects;
 pub mod proxy;
 pub mod publish;

@@ -9,5 +9,7 @@ use ingress_agent::{app, cli};
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
 fn main() -> ExitCode {
+    // Huge pages are given back only as a whole: with them, 10,000 hosts take a seventh more memory. Refused, it costs no more than that.
+    let _ = rustix::thread::disable_transparent_huge_pages(true);
     cli::main(std::env::args_os(), &mut std::io::stdout(), app::run)
 }

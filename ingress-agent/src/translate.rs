@@ -6,6 +6,7 @@ mod class;
 pub(crate) mod endpoints;
 mod ingress;
 mod notes;
+mod policies;
 mod references;
 mod rule_path;
 mod secret;
@@ -24,6 +25,7 @@ use k8s_openapi::api::networking::v1::Ingress;
 use self::canary::Mains;
 use self::class::{Classes, Ownership};
 use self::ingress::Build;
+use self::policies::Policies;
 use self::service::Backends;
 use self::tls::Certificates;
 use crate::objects::{Key, Objects};
@@ -104,6 +106,7 @@ pub fn translate(objects: &Objects, options: &Options, memory: &mut Memory) -> T
         by_alias: Vec::new(),
         canaries: Vec::new(),
         mains: Mains::default(),
+        policies: Policies::default(),
     };
     for (key, ingress) in &objects.ingresses {
         match classes.owner_of(ingress) {

@@ -7,10 +7,12 @@ mod ask;
 mod changes;
 mod half_load;
 mod idle;
+mod kernel;
 mod load;
 mod peers;
 mod scale;
 mod site;
+mod websockets;
 
 use std::cell::Cell;
 use std::collections::BTreeMap;
@@ -71,6 +73,10 @@ pub(crate) enum Case {
     HalfLoad,
     /// Latency of the agent while 10 Ingresses and 1,000 endpoints a second change.
     Changes,
+    /// Memory of the agent with 1,000 WebSockets, opened without a change and across 1,000 changes.
+    Websockets,
+    /// What the kernel side saves and costs; in network namespaces of its own, as root.
+    Kernel,
 }
 
 impl Case {
@@ -85,12 +91,17 @@ impl Case {
             Self::IdleTls => "idle TLS connections",
             Self::HalfLoad => "half load",
             Self::Changes => "half load with changes",
+            Self::Websockets => "1,000 WebSockets",
+            Self::Kernel => "kernel side",
         }
     }
 
     /// Whether it is a plain load, compared in the one table.
     fn is_plain(self) -> bool {
-        !matches!(self, Self::Scale | Self::IdleTls | Self::HalfLoad | Self::Changes)
+        !matches!(
+            self,
+            Self::Scale | Self::IdleTls | Self::HalfLoad | Self::Changes | Self::Websockets | Self::Kernel
+        )
     }
 }
 
@@ -126,6 +137,12 @@ pub(crate) fn run(options: &Options) -> anyhow::Result<ExitCode> {
     }
     if chosen(Case::IdleTls) {
         idle::run(&bench)?;
+    }
+    if chosen(Case::Websockets) {
+        websockets::run(&bench)?;
+    }
+    if chosen(Case::Kernel) {
+        kernel::run(&bench)?;
     }
     if chosen(Case::Scale) {
         scale::run(&bench)?;

@@ -1,6 +1,6 @@
 //! `cargo xtask demo`: the examples, live on loopback, with real backends; `--check` asks everything and compares.
 
-mod backends;
+pub(crate) mod backends;
 mod site;
 
 use std::io::{BufRead, BufReader, Read, Write};

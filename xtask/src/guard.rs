@@ -35,6 +35,17 @@ impl Guarded {
         Self::start_with(command, Stdio::inherit())
     }
 
+    /// The guarded program, once it has been started.
+    pub(crate) fn first_child(&self) -> Option<u32> {
+        // A child belongs to the thread that started it.
+        let tasks = std::fs::read_dir(format!("/proc/{}/task", self.child.id())).ok()?;
+        let mut children = tasks.flatten().filter_map(|task| {
+            let listed = std::fs::read_to_string(task.path().join("children")).ok()?;
+            listed.split_whitespace().next()?.parse().ok()
+        });
+        children.next()
+    }
+
     /// The same; what the program writes to standard error is the caller's to read.
     pub(crate) fn start_telling(command: &Command) -> anyhow::Result<(Self, ChildStderr)> {
         let mut started = Self::start_with(command, Stdio::piped())?;

@@ -284,7 +284,7 @@ const GOODBYE: Duration = Duration::from_secs(1);
 /// The 101 has gone out: from here bytes pass both ways.
 async fn carry(worker: &Worker, tunnel: Tunnel, client: Prefixed<ClientStream>) {
     let Tunnel { io, account, idle } = tunnel;
-    let carried = tunnel::run(client, io, idle, worker.end_of_the_endless()).await;
+    let carried = tunnel::run(client, io, idle, worker.end_of_the_endless(), &worker.scratch).await;
     account.tunnelled(carried.up, carried.down);
 }
 

@@ -1,14 +1,19 @@
 //! After a 101: bytes both ways until both sides are done, nothing has moved for too long, or the agent has to go.
+//!
+//! A tunnel in which nothing moves holds no buffer: what comes is read into one that the worker's tunnels share, and only what the other side does
+//! not take at once is kept.
 
 mod frames;
 
-use std::cell::Cell;
+use std::cell::{Cell, RefCell};
+use std::future::poll_fn;
 use std::io;
+use std::pin::{Pin, pin};
+use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
-use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
-use tokio::sync::Notify;
-use tokio::time::{Instant, timeout, timeout_at};
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::time::{Instant, Sleep, sleep, timeout_at};
 
 use self::frames::Frames;
 
@@ -21,121 +26,213 @@ pub(crate) struct Carried {
     pub down: u64,
 }
 
-const BUFFER: usize = 16 * 1024;
+/// Where a worker's tunnels read into.
+pub(crate) struct Scratch(RefCell<Box<[u8]>>);
+
+impl Default for Scratch {
+    fn default() -> Self {
+        Self(RefCell::new(vec![0; 64 * 1024].into()))
+    }
+}
 
 /// How long the client may take to answer our Close frame.
 const GOODBYE: Duration = Duration::from_secs(5);
 
 /// Copies both ways. One direction's end is passed on as a half-close; the tunnel ends when both have ended,
 /// on an error, when no byte has moved for `idle`, or after `end` by a Close frame of ours between two of the backend's.
-pub(crate) async fn run<C, U>(client: C, backend: U, idle: Duration, end: impl Future<Output = ()>) -> Carried
+pub(crate) async fn run<C, U>(
+    mut client: C,
+    mut backend: U,
+    idle: Duration,
+    end: impl Future<Output = ()>,
+    scratch: &Scratch,
+) -> Carried
 where
     C: AsyncRead + AsyncWrite + Unpin,
     U: AsyncRead + AsyncWrite + Unpin,
 {
-    let (client_read, client_write) = tokio::io::split(client);
-    let (backend_read, backend_write) = tokio::io::split(backend);
     let last_moved = Cell::new(Instant::now());
-    let client_closed = Notify::new();
-    let mut carried = Carried::default();
-    let up = Direction {
-        from: client_read,
-        to: backend_write,
-        count: &mut carried.up,
-        last_moved: &last_moved,
-        frames: Frames::default(),
-    };
-    let down = Direction {
-        from: backend_read,
-        to: client_write,
-        count: &mut carried.down,
-        last_moved: &last_moved,
-        frames: Frames::default(),
-    };
-    // try_join: an error in one direction ends the other, a clean end does not.
-    let both = async { tokio::try_join!(up.copy(&client_closed), down.copy_until(end, &client_closed)) };
+    let mut up = Flow::new(&last_moved, scratch);
+    let mut down = Flow::new(&last_moved, scratch);
+    let mut end = pin!(end);
+    let mut goodbye: Option<Pin<Box<Sleep>>> = None;
+    let both = poll_fn(|cx| {
+        down.ends_after_frame = down.ends_after_frame || end.as_mut().poll(cx).is_ready();
+        let up_done = up
+            .poll(Pin::new(&mut client), Pin::new(&mut backend), cx)?
+            .is_ready();
+        let down_done = down
+            .poll(Pin::new(&mut backend), Pin::new(&mut client), cx)?
+            .is_ready();
+        let said = down.state == State::Said;
+        if said && up.frames.is_closed() && up.is_empty() {
+            // Both sides know that this was an end (RFC 6455, 7.1.1): the server closes.
+            ready!(Pin::new(&mut client).poll_shutdown(cx))?;
+            return Poll::Ready(Ok(()));
+        }
+        let mut is_answered_in_time = || {
+            let time = goodbye.get_or_insert_with(|| Box::pin(sleep(GOODBYE)));
+            time.as_mut().poll(cx).is_pending()
+        };
+        if up_done && down_done || said && !is_answered_in_time() {
+            return Poll::Ready(io::Result::Ok(()));
+        }
+        Poll::Pending
+    });
     tokio::select! {
         _ = both => {}
         () = silence(&last_moved, idle) => {}
     }
-    carried
+    Carried {
+        up: up.carried,
+        down: down.carried,
+    }
 }
 
-struct Direction<'a, R, W> {
-    from: R,
-    to: W,
-    count: &'a mut u64,
-    last_moved: &'a Cell<Instant>,
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum State {
+    Open,
+    /// The source has ended; the other side is told.
+    Ending,
+    /// Our Close frame is the last thing that goes this way.
+    Goodbye,
+    Said,
+    Done,
+}
+
+/// One direction.
+struct Flow<'a> {
+    state: State,
     frames: Frames,
+    /// A Close frame of ours comes after the frame that is under way.
+    ends_after_frame: bool,
+    /// Read, and not yet taken by the other side; `sent` bytes of it are.
+    kept: Vec<u8>,
+    sent: usize,
+    unflushed: bool,
+    carried: u64,
+    last_moved: &'a Cell<Instant>,
+    scratch: &'a Scratch,
 }
 
-impl<R: AsyncRead + Unpin, W: AsyncWrite + Unpin> Direction<'_, R, W> {
-    /// What the client sends; `closed` learns of its Close frame.
-    async fn copy(mut self, closed: &Notify) -> io::Result<()> {
-        let mut buffer = vec![0; BUFFER];
+impl<'a> Flow<'a> {
+    fn new(last_moved: &'a Cell<Instant>, scratch: &'a Scratch) -> Self {
+        Self {
+            state: State::Open,
+            frames: Frames::default(),
+            ends_after_frame: false,
+            kept: Vec::new(),
+            sent: 0,
+            unflushed: false,
+            carried: 0,
+            last_moved,
+            scratch,
+        }
+    }
+
+    fn is_empty(&self) -> bool {
+        self.kept.is_empty() && !self.unflushed
+    }
+
+    /// Ready when nothing will ever move this way again.
+    fn poll<R, W>(
+        &mut self,
+        mut from: Pin<&mut R>,
+        mut to: Pin<&mut W>,
+        cx: &mut Context<'_>,
+    ) -> Poll<io::Result<()>>
+    where
+        R: AsyncRead,
+        W: AsyncWrite,
+    {
         loop {
-            let length = self.from.read(&mut buffer).await?;
-            let Some(chunk) = buffer.get(..length).filter(|chunk| !chunk.is_empty()) else {
-                return self.to.shutdown().await;
-            };
+            ready!(self.poll_send(to.as_mut(), cx))?;
+            match self.state {
+                State::Open if self.ends_after_frame && self.frames.is_between() => self.say_goodbye(),
+                State::Open => ready!(self.poll_pass(from.as_mut(), to.as_mut(), cx))?,
+                State::Ending => {
+                    ready!(to.as_mut().poll_shutdown(cx))?;
+                    self.state = State::Done;
+                }
+                State::Goodbye => self.state = State::Said,
+                State::Said => return Poll::Pending, // woken by what the client sends, or by the time
+                State::Done => return Poll::Ready(Ok(())),
+            }
+        }
+    }
+
+    /// What was kept goes first.
+    fn poll_send<W: AsyncWrite>(
+        &mut self,
+        mut to: Pin<&mut W>,
+        cx: &mut Context<'_>,
+    ) -> Poll<io::Result<()>> {
+        while let Some(rest) = self.kept.get(self.sent..).filter(|rest| !rest.is_empty()) {
+            let sent = ready!(to.as_mut().poll_write(cx, rest))?;
+            self.count(sent)?;
+            self.sent += sent;
+        }
+        if self.sent > 0 {
+            (self.kept, self.sent) = (Vec::new(), 0);
+        }
+        if self.unflushed {
+            ready!(to.poll_flush(cx))?;
+            self.unflushed = false;
+        }
+        Poll::Ready(Ok(()))
+    }
+
+    /// Reads once, and sends at once what goes.
+    fn poll_pass<R, W>(
+        &mut self,
+        from: Pin<&mut R>,
+        to: Pin<&mut W>,
+        cx: &mut Context<'_>,
+    ) -> Poll<io::Result<()>>
+    where
+        R: AsyncRead,
+        W: AsyncWrite,
+    {
+        let mut scratch = self.scratch.0.borrow_mut();
+        let mut buffer = ReadBuf::new(&mut scratch);
+        ready!(from.poll_read(cx, &mut buffer))?;
+        let mut chunk = buffer.filled();
+        if chunk.is_empty() {
+            self.state = State::Ending;
+            return Poll::Ready(Ok(()));
+        }
+        if self.ends_after_frame {
+            chunk = chunk.get(..self.frames.pass_frame(chunk)).unwrap_or(chunk);
+        } else {
             self.frames.pass(chunk);
-            self.pass_on(chunk).await?;
-            if self.frames.is_closed() {
-                closed.notify_one();
-            }
+        }
+        let sent = match to.poll_write(cx, chunk) {
+            Poll::Ready(sent) => sent?,
+            Poll::Pending => 0,
+        };
+        if sent > 0 {
+            self.count(sent)?;
+        }
+        self.kept.extend_from_slice(chunk.get(sent..).unwrap_or_default());
+        self.unflushed = true;
+        Poll::Ready(Ok(()))
+    }
+
+    fn say_goodbye(&mut self) {
+        self.state = State::Goodbye;
+        if !self.frames.is_closed() {
+            self.kept.extend_from_slice(&frames::GOING_AWAY);
+            self.unflushed = true;
         }
     }
 
-    /// What the backend sends, until `end` and the end of a frame after it.
-    async fn copy_until(mut self, end: impl Future<Output = ()>, closed: &Notify) -> io::Result<()> {
-        let mut end = std::pin::pin!(end);
-        let mut ending = false;
-        let mut buffer = vec![0; BUFFER];
-        loop {
-            if ending && self.frames.is_between() {
-                return self.say_goodbye(closed).await;
-            }
-            let length = tokio::select! {
-                biased;
-                () = end.as_mut(), if !ending => {
-                    ending = true;
-                    continue;
-                }
-                read = self.from.read(&mut buffer) => read?,
-            };
-            let Some(chunk) = buffer.get(..length).filter(|chunk| !chunk.is_empty()) else {
-                return self.to.shutdown().await;
-            };
-            match self.frames.pass(chunk).filter(|_| ending) {
-                Some(frame_end) => {
-                    self.pass_on(chunk.get(..frame_end).unwrap_or(chunk)).await?;
-                    return self.say_goodbye(closed).await;
-                }
-                None => self.pass_on(chunk).await?,
-            }
+    fn count(&mut self, sent: usize) -> io::Result<()> {
+        if sent == 0 {
+            return Err(io::ErrorKind::WriteZero.into());
         }
-    }
-
-    async fn pass_on(&mut self, chunk: &[u8]) -> io::Result<()> {
-        self.to.write_all(chunk).await?;
-        self.to.flush().await?;
-        *self.count += chunk.len() as u64;
+        self.carried += sent as u64;
         self.last_moved.set(Instant::now());
         Ok(())
-    }
-
-    /// The client's answer goes to the backend like everything that it sends, so that both know that this was an end (RFC 6455, 7.1.1).
-    async fn say_goodbye(&mut self, closed: &Notify) -> io::Result<()> {
-        let said = async {
-            if !self.frames.is_closed() {
-                self.to.write_all(&frames::GOING_AWAY).await?;
-                self.to.flush().await?;
-            }
-            closed.notified().await;
-            self.to.shutdown().await
-        };
-        let _ = timeout(GOODBYE, said).await;
-        Err(io::ErrorKind::ConnectionAborted.into()) // ends the other direction too
     }
 }
 
@@ -154,6 +251,8 @@ async fn silence(last_moved: &Cell<Instant>, idle: Duration) {
 mod tests {
     use std::future::pending;
 
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+
     use super::*;
 
     fn block_on<F: Future>(future: F) -> F::Output {
@@ -167,10 +266,17 @@ mod tests {
 
     #[test]
     fn a_half_close_is_passed_on_and_the_other_direction_goes_on() {
+        let scratch = Scratch::default();
         block_on(async {
             let (mut client, client_side) = tokio::io::duplex(64);
             let (mut backend, backend_side) = tokio::io::duplex(64);
-            let tunnel = run(client_side, backend_side, Duration::from_secs(60), pending());
+            let tunnel = run(
+                client_side,
+                backend_side,
+                Duration::from_secs(60),
+                pending(),
+                &scratch,
+            );
             let talk = async move {
                 client.write_all(b"ping").await.unwrap();
                 client.shutdown().await.unwrap();
@@ -190,11 +296,19 @@ mod tests {
 
     #[test]
     fn a_tunnel_in_which_nothing_moves_ends() {
+        let scratch = Scratch::default();
         block_on(async {
             let (_client, client_side) = tokio::io::duplex(64);
             let (_backend, backend_side) = tokio::io::duplex(64);
             let before = Instant::now();
-            run(client_side, backend_side, Duration::from_secs(60), pending()).await;
+            run(
+                client_side,
+                backend_side,
+                Duration::from_secs(60),
+                pending(),
+                &scratch,
+            )
+            .await;
             assert!(before.elapsed() >= Duration::from_secs(60));
         });
     }
@@ -206,11 +320,12 @@ mod tests {
 
     #[test]
     fn a_tunnel_that_has_to_end_says_so_between_two_frames_and_waits_for_the_answer() {
+        let scratch = Scratch::default();
         block_on(async {
             let (mut client, client_side) = tokio::io::duplex(64);
             let (mut backend, backend_side) = tokio::io::duplex(64);
             let end = tokio::time::sleep(Duration::from_secs(30));
-            let tunnel = run(client_side, backend_side, Duration::from_secs(600), end);
+            let tunnel = run(client_side, backend_side, Duration::from_secs(600), end, &scratch);
             let talk = async move {
                 backend.write_all(&TEXT[..3]).await.unwrap();
                 tokio::time::sleep(Duration::from_secs(60)).await;
@@ -233,12 +348,13 @@ mod tests {
 
     #[test]
     fn a_client_that_does_not_answer_the_close_frame_is_not_waited_for_long() {
+        let scratch = Scratch::default();
         block_on(async {
             let (_client, client_side) = tokio::io::duplex(64);
             let (_backend, backend_side) = tokio::io::duplex(64);
             let before = Instant::now();
             let end = std::future::ready(());
-            run(client_side, backend_side, Duration::from_secs(600), end).await;
+            run(client_side, backend_side, Duration::from_secs(600), end, &scratch).await;
             assert_eq!(before.elapsed(), GOODBYE);
         });
     }

@@ -19,11 +19,13 @@ use tokio::task::{JoinSet, spawn_local};
 
 use super::bell::Bell;
 use super::serve;
+use super::tunnel;
 use super::upstream::{IdleBudget, Settings, Upstreams};
 use super::wire;
 use crate::config::Config;
 use crate::drain::{Drain, Watcher};
 use crate::live::Live;
+use crate::memory;
 use crate::telemetry::access_log::{self, AccessLog};
 use crate::telemetry::metrics::{self, Inbox, Shard};
 use crate::telemetry::record::{Listener, RequestRecord};
@@ -64,6 +66,7 @@ pub(crate) struct Worker {
     access_log: Rc<AccessLog>,
     /// Rings when the order to drain has come: cheaper to listen to than the order itself, on every poll of every connection.
     pub(crate) bell: Rc<Bell>,
+    pub(crate) scratch: tunnel::Scratch,
     wall_clock: Cell<(Instant, SystemTime)>,
     random: RefCell<fastrand::Rng>,
     open: Cell<usize>,
@@ -98,6 +101,7 @@ async fn serve_all(equipment: Equipment) -> io::Result<()> {
         shared,
         access_log: access_log.worker(),
         bell: Rc::default(),
+        scratch: tunnel::Scratch::default(),
         wall_clock: Cell::new((Instant::now(), SystemTime::now())),
         random: RefCell::new(fastrand::Rng::new()),
         open: Cell::new(0),
@@ -106,6 +110,7 @@ async fn serve_all(equipment: Equipment) -> io::Result<()> {
     });
     let upstreams = worker.upstreams.clone();
     spawn_local(inbox.serve(Rc::clone(&worker.shard), move || pool_numbers(&upstreams)));
+    spawn_local(memory::keep_giving_back());
     spawn_local(AccessLog::keep_flushing(Rc::downgrade(&worker.access_log)));
     let mut accepting = JoinSet::new();
     for (listener, socket) in sockets {

@@ -18,6 +18,7 @@ use super::canary::Mains;
 use super::class::Mismatch;
 use super::endpoints;
 use super::notes::{Notes, excerpt};
+use super::policies::Policies;
 use super::rule_path::{self, Expressions, Regexes};
 use super::service::{Backends, Speech};
 use super::tls::{self, Certificates};
@@ -37,6 +38,7 @@ pub(super) struct Build<'a> {
     /// Translated after all others, from which they inherit.
     pub(super) canaries: Vec<Read<'a>>,
     pub(super) mains: Mains,
+    pub(super) policies: Policies,
 }
 
 /// An Ingress whose annotations have been read.
@@ -139,7 +141,8 @@ pub(super) fn reference(key: &Key) -> Arc<ObjectRef> {
 /// Translates an Ingress that is ours.
 pub(super) fn translate<'a>(key: &'a Key, ingress: &'a Ingress, build: &mut Build<'a>) {
     let mut notes = Notes::new(reference(key), ingress.metadata.generation);
-    let settings = annotations::read(ingress, build.objects, &mut notes);
+    let mut settings = annotations::read(ingress, build.objects, &mut notes);
+    settings.policy = build.policies.share(settings.policy);
     let read = Read {
         key,
         ingress,

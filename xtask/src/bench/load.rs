@@ -1,6 +1,7 @@
 //! One run of h2load against one server, and what it cost that server.
 
 use std::fmt;
+use std::net::Ipv4Addr;
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
@@ -81,8 +82,26 @@ pub(crate) struct Load {
 }
 
 pub(crate) fn measure(load: Load, server: &Running) -> anyhow::Result<Measured> {
+    let mut command = Command::new("taskset");
+    command.args(["-c", LOAD_CORE, "h2load"]);
+    measure_by(command, Ipv4Addr::LOCALHOST, load, server)
+}
+
+/// The same from another network namespace, as `nsenter` takes it.
+pub(crate) fn measure_from(
+    namespace: &str,
+    to: Ipv4Addr,
+    load: Load,
+    server: &Running,
+) -> anyhow::Result<Measured> {
+    let mut command = Command::new("nsenter");
+    command.args([namespace, "taskset", "-c", LOAD_CORE, "h2load"]);
+    measure_by(command, to, load, server)
+}
+
+fn measure_by(mut command: Command, to: Ipv4Addr, load: Load, server: &Running) -> anyhow::Result<Measured> {
     let log = tempfile::NamedTempFile::new()?;
-    let mut command = h2load(load, server);
+    ask_for(load, &mut command, to, server);
     command.arg(format!("--log-file={}", log.path().display()));
     let before = server.cpu_micros()?;
     let begin = Instant::now();
@@ -112,7 +131,8 @@ pub(crate) fn measure(load: Load, server: &Running) -> anyhow::Result<Measured> 
     })
 }
 
-fn h2load(load: Load, server: &Running) -> Command {
+/// h2load's arguments.
+fn ask_for(load: Load, command: &mut Command, to: Ipv4Addr, server: &Running) {
     let Load {
         case,
         seconds,
@@ -130,9 +150,8 @@ fn h2load(load: Load, server: &Running) -> Command {
     } else {
         host(42)
     };
-    let mut command = Command::new("taskset");
-    command.args(["-c", LOAD_CORE, "h2load", "--threads=1"]);
-    command.arg(format!("--connect-to=127.0.0.1:{port}"));
+    command.arg("--threads=1");
+    command.arg(format!("--connect-to={to}:{port}"));
     if case != Case::H2 {
         command.arg("--h1");
     }
@@ -161,7 +180,6 @@ fn h2load(load: Load, server: &Running) -> Command {
     }
     // Without the port: what comes into the Host header is the plain name, as on ports 80 and 443.
     command.arg(format!("{scheme}://{name}/api/item"));
-    command
 }
 
 /// h2load's log: when, status, microseconds, by tabs.

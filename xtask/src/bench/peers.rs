@@ -13,7 +13,7 @@ use crate::demo;
 use crate::guard::Guarded;
 
 /// The load and the backend are on [`LOAD_CORE`].
-const SERVER_CORE: &str = "0";
+pub(crate) const SERVER_CORE: &str = "0";
 pub(crate) const LOAD_CORE: &str = "1";
 const UP_WITHIN: Duration = Duration::from_mins(2);
 const LOOK_AGAIN: Duration = Duration::from_millis(20);
@@ -128,6 +128,15 @@ impl Running {
         })
     }
 
+    /// Anything else, started as it is.
+    pub(crate) fn of(peer: Peer, ports: Ports, command: &Command) -> anyhow::Result<Self> {
+        Ok(Self {
+            peer,
+            ports,
+            guarded: Guarded::start(command)?,
+        })
+    }
+
     /// The server behind all others: nginx with a fixed answer.
     pub(crate) fn backend(site: &Site) -> anyhow::Result<Self> {
         let mut command = pinned(LOAD_CORE);
@@ -163,17 +172,22 @@ impl Running {
     }
 
     /// The guard's one child: taskset has become the server by then.
-    fn process_id(&self) -> anyhow::Result<u32> {
-        let guard = self.guarded.child.id();
-        let mut children = String::new();
-        // A child belongs to the thread that started it.
-        for task in std::fs::read_dir(format!("/proc/{guard}/task"))? {
-            children += &std::fs::read_to_string(task?.path().join("children")).unwrap_or_default();
+    pub(crate) fn process_id(&self) -> anyhow::Result<u32> {
+        self.guarded.first_child().with_context(|| self.ended())
+    }
+
+    /// The guard ends with its child; right after the start it may have none yet.
+    pub(crate) fn ensure_alive(&self) -> anyhow::Result<()> {
+        let stat = std::fs::read_to_string(format!("/proc/{}/stat", self.guarded.child.id()))?;
+        let state = stat.rsplit_once(") ").map(|(_, fields)| fields);
+        if state.is_none_or(|fields| fields.starts_with('Z')) {
+            bail!(self.ended());
         }
-        let first = children.split_whitespace().next();
-        Ok(first
-            .with_context(|| format!("{} has ended; its messages are above", self.peer.name()))?
-            .parse()?)
+        Ok(())
+    }
+
+    fn ended(&self) -> String {
+        format!("{} has ended; its messages are above", self.peer.name())
     }
 
     /// The peers listen only once they have read everything; the agent says when it has.
@@ -182,7 +196,7 @@ impl Running {
         let until = Instant::now() + UP_WITHIN;
         while !demo::is_ready(admin).unwrap_or(false) {
             std::thread::sleep(LOOK_AGAIN);
-            self.process_id()?;
+            self.ensure_alive()?;
             if Instant::now() > until {
                 bail!("the agent was not ready within {UP_WITHIN:?}");
             }
@@ -194,7 +208,7 @@ impl Running {
         let until = Instant::now() + UP_WITHIN;
         while TcpStream::connect((Ipv4Addr::LOCALHOST, port)).is_err() {
             std::thread::sleep(LOOK_AGAIN);
-            self.process_id()?;
+            self.ensure_alive()?;
             if Instant::now() > until {
                 bail!("{} does not listen on port {port}", self.peer.name());
             }

@@ -304,6 +304,11 @@ impl<'a> de::SeqAccess<'a> for Items<'a, '_> {
         };
         descend(self.track, Step::Index(index), node, seed).map(Some)
     }
+
+    /// So that lists, which are kept, have room for no more than is in them.
+    fn size_hint(&self) -> Option<usize> {
+        Some(self.items.len())
+    }
 }
 
 struct Entries<'a, 't> {
