@@ -16,7 +16,6 @@ pub mod proxy_protocol;
 mod refused;
 mod request;
 mod serve;
-mod stream_task;
 pub mod tls;
 mod tunnel;
 pub mod upstream;

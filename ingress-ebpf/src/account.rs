@@ -7,8 +7,8 @@ use core::arch::asm;
 
 use aya_ebpf::bindings::{
     BPF_ANY, BPF_NOEXIST, BPF_SK_STORAGE_GET_F_CREATE, BPF_SOCK_OPS_ACTIVE_ESTABLISHED_CB,
-    BPF_SOCK_OPS_PASSIVE_ESTABLISHED_CB, BPF_SOCK_OPS_STATE_CB, BPF_SOCK_OPS_STATE_CB_FLAG, BPF_SOCK_OPS_TCP_CONNECT_CB,
-    bpf_sock, bpf_tcp_sock,
+    BPF_SOCK_OPS_PASSIVE_ESTABLISHED_CB, BPF_SOCK_OPS_STATE_CB, BPF_SOCK_OPS_STATE_CB_FLAG,
+    BPF_SOCK_OPS_TCP_CONNECT_CB, bpf_sock, bpf_tcp_sock,
 };
 use aya_ebpf::helpers::generated::{
     bpf_ktime_get_ns, bpf_map_update_elem, bpf_sk_storage_get, bpf_tcp_sock as tcp_sock_of,

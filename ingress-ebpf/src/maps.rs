@@ -8,8 +8,8 @@ use ingress_common::abi::{MAX_SERVED, MAX_SERVED_KEYS, MAX_SLOTS, Served, Served
 use ingress_common::account::{LOSSES, Life, MAX_SUMS, SumKey, Sums, Tag};
 use ingress_common::names::NameKey;
 use ingress_common::verdict::{
-    CountKey, Judged, JudgedKey, MAX_BANS, MAX_BUDGETS, MAX_COUNTS, MAX_INGRESS, MAX_JUDGED, MAX_NAMES, MAX_SOURCES, SAMPLES_BYTES,
-    Scratch, Settings, SourceKey,
+    CountKey, Judged, JudgedKey, MAX_BANS, MAX_BUDGETS, MAX_COUNTS, MAX_INGRESS, MAX_JUDGED, MAX_NAMES,
+    MAX_SOURCES, SAMPLES_BYTES, Scratch, Settings, SourceKey,
 };
 
 /// The addresses and ports that are steered. The agent writes.

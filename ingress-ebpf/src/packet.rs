@@ -121,4 +121,3 @@ pub fn payload(frame: Frame, scratch: &mut Scratch) -> Option<u32> {
         .load(scratch.segment.payload_at, scratch.payload.as_mut_ptr(), copied)
         .then_some(copied as u32)
 }
-

@@ -6,7 +6,9 @@
 use core::ffi::c_void;
 
 use aya_ebpf::bindings::__sk_buff;
-use aya_ebpf::helpers::generated::{bpf_clone_redirect, bpf_l3_csum_replace, bpf_skb_change_tail, bpf_skb_store_bytes};
+use aya_ebpf::helpers::generated::{
+    bpf_clone_redirect, bpf_l3_csum_replace, bpf_skb_change_tail, bpf_skb_store_bytes,
+};
 use ingress_common::packet::{ACK, RST, Segment};
 use ingress_common::verdict::Scratch;
 use ingress_common::window::{Head, Window};
@@ -86,7 +88,9 @@ fn write(skb: *mut __sk_buff, segment: &Segment, head: &Head, to: For) -> bool {
     } else {
         pair::<6, 12>(&destination_mac, &source_mac)
     };
-    store(skb, 0, &macs, 0) && addresses(skb, segment, back) && store(skb, segment.tcp_at, &header(segment, to), RECOMPUTE)
+    store(skb, 0, &macs, 0)
+        && addresses(skb, segment, back)
+        && store(skb, segment.tcp_at, &header(segment, to), RECOMPUTE)
 }
 
 #[inline(always)]
@@ -133,7 +137,11 @@ fn header(segment: &Segment, to: For) -> [u8; 20] {
     };
     let (sequence, acknowledged, flags) = match to {
         For::Client => (segment.acknowledged, 0, RST),
-        For::Opener => (0, segment.sequence.wrapping_add(1 + segment.payload_len), RST | ACK),
+        For::Opener => (
+            0,
+            segment.sequence.wrapping_add(1 + segment.payload_len),
+            RST | ACK,
+        ),
         For::Us => (segment.sequence, 0, RST),
     };
     let sum = checksum(segment, source, destination, sequence, acknowledged, flags);
@@ -142,12 +150,40 @@ fn header(segment: &Segment, to: For) -> [u8; 20] {
     let [e, f, g, h] = sequence.to_be_bytes();
     let [i, j, k, l] = acknowledged.to_be_bytes();
     let [m, n] = sum.to_be_bytes();
-    [a, b, c, d, e, f, g, h, i, j, k, l, 0x50, flags as u8, 0, 0, m, n, 0, 0]
+    [
+        a,
+        b,
+        c,
+        d,
+        e,
+        f,
+        g,
+        h,
+        i,
+        j,
+        k,
+        l,
+        0x50,
+        flags as u8,
+        0,
+        0,
+        m,
+        n,
+        0,
+        0,
+    ]
 }
 
 /// RFC 9293, 3.1, over the pseudo header and a header without options.
 #[inline(always)]
-fn checksum(segment: &Segment, source: u16, destination: u16, sequence: u32, acknowledged: u32, flags: u32) -> u16 {
+fn checksum(
+    segment: &Segment,
+    source: u16,
+    destination: u16,
+    sequence: u32,
+    acknowledged: u32,
+    flags: u32,
+) -> u16 {
     // A mapped address adds 0xffff for its prefix, which is zero in one's complement: IPv4 needs no case of its own.
     let mut sum = half_words(&segment.to.source) + half_words(&segment.to.address);
     sum += 6 + TCP_HEADER as u64;

@@ -7,12 +7,14 @@ use ingress_common::bucket::Rate;
 use ingress_common::names::NameKey;
 use ingress_common::packet::{Packet, Segment};
 use ingress_common::verdict::{
-    self, CountKey, Judged, JudgedKey, NOT_LISTED, REJECT, SAMPLE_NAME, Sample, Scratch, Settings, SourceKey, Step, Tables,
-    is_reject, mode,
+    self, CountKey, Judged, JudgedKey, NOT_LISTED, REJECT, SAMPLE_NAME, Sample, Scratch, Settings, SourceKey,
+    Step, Tables, is_reject, mode,
 };
 use ingress_common::window::Window;
 
-use crate::maps::{BANS, BUCKETS, BUDGETS, INGRESS, JUDGED, NAMES, REJECT_COUNTS, REJECT_SETTINGS, SAMPLES, SOURCES};
+use crate::maps::{
+    BANS, BUCKETS, BUDGETS, INGRESS, JUDGED, NAMES, REJECT_COUNTS, REJECT_SETTINGS, SAMPLES, SOURCES,
+};
 use crate::packet::{Frame, TCP};
 
 /// The maps, for one packet.
@@ -129,7 +131,9 @@ impl Tables for Maps {
 
     #[inline(always)]
     fn spend(&self, rate: &Rate) -> bool {
-        BUCKETS.get_ptr_mut(TOTAL).is_none_or(|bucket| take(rate, bucket, now()))
+        BUCKETS
+            .get_ptr_mut(TOTAL)
+            .is_none_or(|bucket| take(rate, bucket, now()))
     }
 }
 

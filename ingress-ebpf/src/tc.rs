@@ -80,5 +80,9 @@ fn by_words(skb: *mut __sk_buff, maps: &Maps, scratch: &mut Scratch, flags: u32)
     if !tables::settle(maps, verdict, scratch, name_at, name_len) {
         return None;
     }
-    Some(if reset::tell_both(skb, scratch) { TCX_NEXT } else { TCX_DROP })
+    Some(if reset::tell_both(skb, scratch) {
+        TCX_NEXT
+    } else {
+        TCX_DROP
+    })
 }

@@ -286,7 +286,7 @@ impl Drop for InFlight {
     }
 }
 
-/// The body that hyper sends, with the account of its request.
+/// The body that is sent, with the account of its request.
 pub(crate) struct Served {
     body: ResponseBody,
     /// `None` on a 101: the tunnel has it.
@@ -302,11 +302,7 @@ impl Body for Served {
         cx: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, ProxyError>>> {
         let this = self.get_mut();
-        let polled = Pin::new(&mut this.body).poll_frame(cx);
-        if let (Poll::Pending, Some(account)) = (&polled, &this.account) {
-            account.connection.pace.waits_for_us();
-        }
-        let frame = ready!(polled);
+        let frame = ready!(Pin::new(&mut this.body).poll_frame(cx));
         if let (Some(frame), Some(account)) = (&frame, &mut this.account) {
             account.follow(frame);
         }

@@ -14,7 +14,7 @@ use crate::error::ProxyError;
 
 const REASON: HeaderName = HeaderName::from_static("x-ingress-agent-reason");
 
-/// What is said instead of a body to HEAD: hyper's HTTP/2 server would send the body (RFC 9110, 9.3.2).
+/// What is said instead of a body to HEAD (RFC 9110, 9.3.2).
 fn without_body_for_head(account: &Account, mut response: Response<ResponseBody>) -> Response<ResponseBody> {
     if account.head.method == Method::HEAD
         && let ResponseBody::Full(body) = std::mem::replace(&mut response.body, ResponseBody::Empty)

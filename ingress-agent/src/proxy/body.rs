@@ -13,9 +13,9 @@ use std::time::Duration;
 use bytes::Bytes;
 use http::HeaderMap;
 use http_body::{Body, Frame, SizeHint};
-use hyper::body::Incoming;
 
 use super::wire::ClientBody as Http1Body;
+use super::wire::http2::ClientBody as Http2Body;
 
 use crate::error::ProxyError;
 use crate::proxy::upstream::UpstreamBody;
@@ -63,7 +63,7 @@ pub(crate) type FrameSender = tokio::sync::mpsc::UnboundedSender<Result<Frame<By
 /// Where a client's body comes from.
 pub(crate) enum Source {
     Http1(Http1Body),
-    Http2(Incoming),
+    Http2(Http2Body),
     #[cfg(test)]
     Script(Script),
 }
@@ -335,9 +335,7 @@ impl Source {
     fn poll_frame(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, ProxyError>>> {
         match self {
             Self::Http1(body) => Pin::new(body).poll_frame(cx),
-            Self::Http2(incoming) => Pin::new(incoming)
-                .poll_frame(cx)
-                .map_err(|error| client_error(&error)),
+            Self::Http2(body) => Pin::new(body).poll_frame(cx),
             #[cfg(test)]
             Self::Script(script) => script.poll_frame(cx),
         }
@@ -346,7 +344,7 @@ impl Source {
     fn has_ended(&self) -> bool {
         match self {
             Self::Http1(body) => body.is_end_stream(),
-            Self::Http2(incoming) => incoming.is_end_stream(),
+            Self::Http2(body) => body.is_end_stream(),
             #[cfg(test)]
             Self::Script(script) => script.has_ended(),
         }
@@ -356,7 +354,7 @@ impl Source {
     pub(crate) fn size_hint(&self) -> SizeHint {
         match self {
             Self::Http1(body) => body.size_hint(),
-            Self::Http2(incoming) => incoming.size_hint(),
+            Self::Http2(body) => body.size_hint(),
             #[cfg(test)]
             Self::Script(script) => script.left.map_or_else(SizeHint::default, SizeHint::with_exact),
         }
@@ -371,17 +369,6 @@ impl Source {
 /// For h2: in HTTP/1 the gate has seen them before.
 fn has_forbidden(trailers: &HeaderMap) -> bool {
     trailers.keys().any(|name| is_forbidden_trailer(name.as_str()))
-}
-
-/// hyper tells a client that went away, and a body that breaks RFC 9112 section 7.1, by one type.
-fn client_error(error: &hyper::Error) -> ProxyError {
-    if error.is_parse() {
-        ProxyError::BadRequest("malformed request body")
-    } else if error.is_timeout() {
-        ProxyError::RequestTimeout
-    } else {
-        ProxyError::ClientClosed
-    }
 }
 
 /// What the servers send to the client.

@@ -171,21 +171,12 @@ fn try_again(
     }
 }
 
-/// 1xx heads go on to clients that can take them (RFC 9110, 15.2). hyper says 100 itself when the body is asked for.
+/// 1xx heads go on to clients that can take them (RFC 9110, 15.2). A 100 doesn't: the server says it when the body is asked for.
 fn informational(connection: &Connection) -> impl FnMut(StatusCode, &Fields) {
     move |status, fields: &Fields| {
-        if status == StatusCode::CONTINUE {
-            return;
+        if status != StatusCode::CONTINUE {
+            connection.gate.inform(status, fields);
         }
-        let mut head = format!(
-            "HTTP/1.1 {} {}\r\n",
-            status.as_u16(),
-            status.canonical_reason().unwrap_or_default()
-        )
-        .into_bytes();
-        fields.write(&mut head, |_| false);
-        head.extend_from_slice(b"\r\n");
-        connection.gate.send_informational(&head);
     }
 }
 

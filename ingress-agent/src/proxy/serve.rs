@@ -11,9 +11,6 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use http::HeaderValue;
-use hyper::server::conn::http2;
-use hyper::service::service_fn;
-use hyper_util::rt::TokioTimer;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio::time::timeout;
@@ -25,11 +22,10 @@ use super::prefixed::Prefixed;
 use super::proxy_protocol::{self, Verdict};
 use super::refused;
 use super::request;
-use super::stream_task::{Pace, StreamExecutor};
 use super::tunnel;
 use super::upstream::UpstreamIo;
 use super::wire::detect::{self, Speaks};
-use super::wire::{self, ClientStream, End, Gate, GateHandle, Refusal, Server};
+use super::wire::{self, ClientStream, End, GateHandle, Refusal, Server, http2};
 use super::worker::{ConnectionSlot, Worker};
 use crate::account::ClientLine;
 use crate::config::ProxyProtocol;
@@ -57,8 +53,6 @@ pub(crate) struct Connection {
     pub(crate) tunnel: RefCell<Option<Tunnel>>,
     /// The gate's refusal is in a request's own account.
     pub(crate) refusal_told: Cell<bool>,
-    /// Who the h2 stream that is polled waits for.
-    pub(crate) pace: Rc<Pace>,
 }
 
 /// What the handshake settled.
@@ -142,7 +136,7 @@ impl Opening {
         };
         match detected {
             Ok((Speaks::Http1, first)) => self.http1(ClientStream::Plain(stream), first, None).await,
-            Ok((Speaks::Http2, first)) => self.http2(stream, first, None).await,
+            Ok((Speaks::Http2, first)) => self.http2(ClientStream::Plain(stream), first, None).await,
             Ok((Speaks::Tls, _)) => {
                 self.closed("TLS on a plain HTTP port");
                 let _ = timeout(GOODBYE, stream.write_all(detect::TLS_ALERT)).await;
@@ -187,10 +181,11 @@ impl Opening {
             },
             server_name: session.server_name().map(|name| name.to_ascii_lowercase().into()),
         };
-        if session.alpn_protocol() == Some(b"h2") {
+        let is_http2 = session.alpn_protocol() == Some(b"h2");
+        let stream = ClientStream::Tls(Box::new(stream));
+        if is_http2 {
             self.http2(stream, Vec::new(), Some(facts)).await;
         } else {
-            let stream = ClientStream::Tls(Box::new(stream));
             self.http1(stream, Vec::new(), Some(facts)).await;
         }
     }
@@ -230,55 +225,26 @@ impl Opening {
         let _ = server.shutdown().await;
     }
 
-    async fn http2<S>(mut self, stream: S, first: Vec<u8>, tls: Option<TlsFacts>)
-    where
-        S: AsyncRead + AsyncWrite + Unpin + 'static,
-    {
+    async fn http2(mut self, stream: ClientStream, first: Vec<u8>, tls: Option<TlsFacts>) {
         self.counted.speaks(HttpVersion::Http2);
+        let streams = self.worker.shared.config.limits.h2_max_streams;
         let limits = Arc::clone(self.worker.limits());
-        let bounds = self.worker.shared.config.limits;
-        let (gate, handle) = Gate::http2(stream, first, Arc::clone(&limits));
+        let (server, handle) = http2::Server::new(stream, &first, limits, streams);
+        drop(first);
         let mut bell = self.worker.bell.ear();
         let connection = self.established(tls, handle.clone());
-        let service = {
-            let connection = Rc::clone(&connection);
-            service_fn(move |request| {
-                let connection = Rc::clone(&connection);
-                async move {
-                    let pace = Rc::clone(&connection.pace);
-                    pace.watch(request::handle(connection, request.map(Source::Http2)))
-                        .await
+        let ended = {
+            let serving =
+                server.serve(|request| request::handle(Rc::clone(&connection), request.map(Source::Http2)));
+            let mut serving = pin!(serving);
+            poll_fn(|cx| {
+                if bell.poll_rung(cx) {
+                    handle.begin_drain();
                 }
+                serving.as_mut().poll(cx)
             })
+            .await
         };
-        let executor = StreamExecutor {
-            pace: Rc::clone(&connection.pace),
-            gate: handle.clone(),
-            stall: limits.write_stall,
-        };
-        // Twice what is served, so that what is a little too large gets our own 431 and not h2's.
-        let list_size = limits.head_bytes.saturating_mul(2);
-        let serving = http2::Builder::new(executor)
-            .timer(TokioTimer::new())
-            .max_concurrent_streams(bounds.h2_max_streams)
-            .max_pending_accept_reset_streams(usize::try_from(bounds.h2_max_resets).ok())
-            .max_frame_size(limits.h2_frame_bytes)
-            .max_header_list_size(u32::try_from(list_size).unwrap_or(u32::MAX))
-            .max_send_buf_size(64 * 1024)
-            .initial_stream_window_size(256 * 1024)
-            .initial_connection_window_size(1024 * 1024)
-            .keep_alive_interval(Duration::from_secs(60))
-            .keep_alive_timeout(Duration::from_secs(20))
-            .serve_connection(gate, service);
-        let mut serving = pin!(serving);
-        let ended = poll_fn(|cx| {
-            if bell.poll_rung(cx) {
-                serving.as_mut().graceful_shutdown();
-                handle.begin_drain();
-            }
-            serving.as_mut().poll(cx)
-        })
-        .await;
         refused::tell(&connection, HttpVersion::Http2);
         if let Err(error) = ended {
             self.closed(error);
@@ -300,7 +266,6 @@ impl Opening {
             gate,
             tunnel: RefCell::new(None),
             refusal_told: Cell::new(false),
-            pace: Rc::default(),
         })
     }
 

@@ -1,4 +1,4 @@
-//! Connections to backends: the pool, the HTTP/1.1 codec driven by the request's own task, HTTP/2 by hyper's client.
+//! Connections to backends: the pool, the HTTP/1.1 codec driven by the request's own task, HTTP/2 by the `h2` crate.
 //!
 //! One [`Upstreams`] for each worker; nothing in here crosses threads but [`IdleBudget`]. It knows addresses and protocols, not routes, clusters or
 //! which endpoint is best: who calls it picks, and retries elsewhere.
@@ -91,7 +91,7 @@ pub struct Call<'a> {
     pub timeouts: &'a Timeouts,
     /// Sent first on a connection of its own, which is never kept.
     pub proxy_header: Option<ProxyHeader>,
-    /// Told every 1xx but 101. A 100 comes here too; note that hyper's HTTP/1.1 server sends its own 100 when the request body is first polled.
+    /// Told every 1xx but 101. A 100 comes here too; note that the servers say 100 by themselves when the request's body is first polled.
     pub informational: &'a mut dyn FnMut(StatusCode, &Fields),
 }
 
@@ -203,7 +203,7 @@ impl Shared {
         Ok(reply(answer, Some(started - connecting), started))
     }
 
-    async fn send_http2(&self, call: &Call<'_>, mut body: RequestBody) -> Result<Reply, Failed> {
+    async fn send_http2(&self, call: &mut Call<'_>, mut body: RequestBody) -> Result<Reply, Failed> {
         // A kept connection may be on its way out (GOAWAY); the next one is taken or made.
         for last in [false, true] {
             let (connection, connect) = match http2::connection(self, call).await {
@@ -211,7 +211,8 @@ impl Shared {
                 Err(error) => return Err(Failed::before(error, body)),
             };
             let started = Instant::now();
-            match http2::exchange(&connection, connect.is_none(), call, body).await {
+            let wait = self.settings.continue_wait;
+            match http2::exchange(&connection, connect.is_none(), call, wait, body).await {
                 Ok(answer) => return Ok(reply(answer, connect, started)),
                 Err(failed) if last => return Err(failed),
                 Err(failed) => body = failed.repeatable(call.head.method)?,

@@ -1,11 +1,8 @@
-//! HTTP between TLS (or TCP) and the service: the HTTP/1 server, and for HTTP/2 the byte gate in front of hyper.
+//! HTTP between TLS (or TCP) and the service: the HTTP/1 server and the HTTP/2 server.
 //!
 //! Owns: where HTTP/1.1 messages and h2 frames begin and end, what is refused before a service sees it, the bounds on
 //! heads, waits and frames, and the agent's answers to what no service will see. May not know: routes, snapshots, upstreams.
 //! Nothing that is ambiguous under RFC 9112 or RFC 9113 passes.
-//!
-//! hyper must be configured so that the gate's bounds are the first to be met: `max_frame_size` of at most
-//! [`Limits::h2_frame_bytes`], `max_header_list_size` above [`Limits::head_bytes`]: the service refuses what is larger, see [`check_h2_head`].
 
 pub mod detect;
 pub mod gate;
@@ -19,8 +16,8 @@ use ingress_core::reason::Reason;
 
 use super::message::Head;
 
-pub(crate) use gate::{ClientBody, ClientStream, End, Server};
-pub use gate::{Gate, GateHandle};
+pub use gate::GateHandle;
+pub(crate) use gate::{ClientBody, ClientStream, End, Server, http2};
 
 /// Why the gate broke off a connection or a request.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

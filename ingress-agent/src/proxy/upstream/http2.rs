@@ -1,75 +1,85 @@
-//! HTTP/2 to backends: hyper's client, its connections shared by many requests.
+//! HTTP/2 to backends: the `h2` crate, its connections shared by many requests, each request driven by its own task.
+
+mod exchange;
+mod turn;
+mod upload;
 
 use std::cell::Cell;
+use std::future::poll_fn;
 use std::pin::Pin;
 use std::rc::Rc;
 use std::task::{Context, Poll};
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
-use http::header::{CONTENT_TYPE, HOST, TE};
-use http::{HeaderName, HeaderValue, Request, Uri, Version};
-use http_body::{Body, Frame, SizeHint};
-use hyper::body::Incoming;
-use hyper::client::conn::http2::{self, SendRequest};
-use hyper_util::rt::{TokioIo, TokioTimer};
+use h2::client::{Builder, SendRequest};
+use h2::{Ping, PingPong};
 use ingress_core::reason::Reason;
-use ingress_core::resource::Protocol;
 
 use super::io::Transport;
 use super::pool::{ConnectionKey, OpenGuard};
 use super::timer::Timer;
-use super::{Answer, Call, Failed, Shared, UpstreamBody};
+use super::{Call, Shared};
 use crate::error::ProxyError;
-use crate::proxy::body::RequestBody;
-use crate::proxy::message::Response;
+pub(super) use exchange::{StreamBody, exchange};
+use turn::{Turn, TurnIo};
+
+/// A backend that was silent for so long while it owes answers is asked whether it is still there.
+const ASK_ALIVE: Duration = Duration::from_secs(30);
+const SAY_ALIVE: Duration = Duration::from_secs(20);
 
 /// One connection and how many requests are on it.
 pub(super) struct SharedConnection {
     pub(super) key: ConnectionKey,
-    sender: SendRequest<Upload>,
-    streams: Rc<Cell<usize>>,
+    sender: SendRequest<Bytes>,
+    state: Rc<State>,
+}
+
+/// What a connection's task and its requests share.
+struct State {
+    streams: Cell<usize>,
     /// What the backend's SETTINGS allow.
-    allowed: Rc<Cell<usize>>,
-    last_used: Rc<Cell<Instant>>,
+    allowed: Cell<usize>,
+    /// It takes no more requests.
+    closed: Cell<bool>,
+    last_used: Cell<Instant>,
 }
 
 impl SharedConnection {
     pub(super) fn is_closed(&self) -> bool {
-        self.sender.is_closed()
+        self.state.closed.get()
     }
 
     pub(super) fn has_room(&self, limit: usize) -> bool {
-        !self.is_closed() && self.streams.get() < limit.min(self.allowed.get())
+        !self.is_closed() && self.state.streams.get() < limit.min(self.state.allowed.get())
     }
 
     pub(super) fn is_idle(&self) -> bool {
-        self.streams.get() == 0
+        self.state.streams.get() == 0
     }
 
     pub(super) fn idle_for(&self, now: Instant, limit: Duration) -> bool {
-        self.is_idle() && now.saturating_duration_since(self.last_used.get()) >= limit
+        self.is_idle() && now.saturating_duration_since(self.state.last_used.get()) >= limit
+    }
+
+    /// Nobody shall use it for another request.
+    fn close(&self) {
+        self.state.closed.set(true);
     }
 
     fn stream(&self) -> StreamGuard {
-        self.streams.set(self.streams.get() + 1);
-        StreamGuard {
-            streams: Rc::clone(&self.streams),
-            last_used: Rc::clone(&self.last_used),
-        }
+        self.state.streams.set(self.state.streams.get() + 1);
+        StreamGuard(Rc::clone(&self.state))
     }
 }
 
 /// Counts a request on its connection until its response has ended.
-struct StreamGuard {
-    streams: Rc<Cell<usize>>,
-    last_used: Rc<Cell<Instant>>,
-}
+struct StreamGuard(Rc<State>);
 
 impl Drop for StreamGuard {
     fn drop(&mut self) {
-        self.streams.set(self.streams.get().saturating_sub(1));
-        self.last_used.set(Instant::now());
+        self.0.streams.set(self.0.streams.get().saturating_sub(1));
+        self.0.last_used.set(Instant::now());
     }
 }
 
@@ -135,324 +145,94 @@ async fn connect_for_all(shared: &Shared, call: &Call<'_>) -> Result<Connected, 
 async fn connect(shared: &Shared, call: &Call<'_>) -> Result<SharedConnection, ProxyError> {
     let transport = shared.connector.connect(call).await?;
     let open = shared.pool.opened();
-    let handshake = http2::Builder::new(LocalExecutor)
-        .timer(TokioTimer::new())
-        .initial_stream_window_size(256 * 1024)
+    let turn = Rc::<Turn>::default();
+    let handshake = Builder::new()
+        .enable_push(false)
+        .initial_window_size(256 * 1024)
         .initial_connection_window_size(1024 * 1024)
         .max_header_list_size(64 * 1024)
-        .keep_alive_interval(Some(Duration::from_secs(30)))
-        .handshake(TokioIo::new(transport));
-    let (sender, connection) = tokio::time::timeout(call.timeouts.connect, handshake)
+        .max_send_buffer_size(64 * 1024)
+        .handshake(TurnIo::new(transport, Rc::clone(&turn)));
+    let (sender, mut connection) = tokio::time::timeout(call.timeouts.connect, handshake)
         .await
         .map_err(|_| ProxyError::ConnectTimeout)?
         .map_err(|_| ProxyError::UpstreamReset { idle: false })?;
-    let allowed = Rc::new(Cell::new(connection.current_max_send_streams()));
-    tokio::task::spawn_local(drive(connection, Rc::clone(&allowed), open));
+    let state = Rc::new(State {
+        streams: Cell::new(0),
+        allowed: Cell::new(connection.max_concurrent_send_streams()),
+        closed: Cell::new(false),
+        last_used: Cell::new(Instant::now()),
+    });
+    let driver = Driver {
+        pings: connection.ping_pong(),
+        connection,
+        state: Rc::clone(&state),
+        turn,
+        timer: Timer::default(),
+        asked: false,
+        _open: open,
+    };
+    tokio::task::spawn_local(driver.run());
     Ok(SharedConnection {
         key: shared.key(call),
         sender,
-        streams: Rc::default(),
-        allowed,
-        last_used: Rc::new(Cell::new(Instant::now())),
+        state,
     })
 }
 
-type Driver = http2::Connection<TokioIo<Transport>, Upload, LocalExecutor>;
-
-/// Ends when the connection has ended, or when nobody holds it any more. Every request on it is told its own error.
-async fn drive(mut connection: Driver, allowed: Rc<Cell<usize>>, _open: OpenGuard) {
-    let _ = std::future::poll_fn(|cx| {
-        let ended = Pin::new(&mut connection).poll(cx);
-        allowed.set(connection.current_max_send_streams());
-        ended
-    })
-    .await;
+/// The task of a connection: bytes in and out, and whether the backend is still there.
+struct Driver {
+    connection: h2::client::Connection<TurnIo<Transport>, Bytes>,
+    pings: Option<PingPong>,
+    state: Rc<State>,
+    turn: Rc<Turn>,
+    timer: Timer,
+    asked: bool,
+    _open: OpenGuard,
 }
 
-#[derive(Clone)]
-struct LocalExecutor;
-
-impl<F: Future<Output = ()> + 'static> hyper::rt::Executor<F> for LocalExecutor {
-    fn execute(&self, future: F) {
-        tokio::task::spawn_local(future);
-    }
-}
-
-/// Sends the request on a shared connection and waits for the response head.
-pub(super) async fn exchange(
-    connection: &SharedConnection,
-    reused: bool,
-    call: &Call<'_>,
-    body: RequestBody,
-) -> Result<Answer, Failed> {
-    let progress = Rc::new(Progress::default());
-    let upload = Upload::new(body, Rc::clone(&progress));
-    let request = request(call, upload)?;
-    let guard = connection.stream();
-    let mut sender = connection.sender.clone();
-    let mut response = std::pin::pin!(sender.try_send_request(request));
-    let mut timer = Timer::default();
-    let limit = call.timeouts.read;
-    let answer = std::future::poll_fn(|cx| match response.as_mut().poll(cx) {
-        Poll::Ready(answer) => Poll::Ready(Some(answer)),
-        Poll::Pending => progress.poll_expired(&mut timer, cx, limit).map(|()| None),
-    })
-    .await;
-    match answer {
-        Some(Ok(response)) => {
-            progress.answered.set(true);
-            Ok(Answer::Response(Response::from(response).map(|incoming| {
-                UpstreamBody::http2(StreamBody {
-                    incoming,
-                    timer,
-                    limit,
-                    progress,
-                    _stream: guard,
-                })
-            })))
-        }
-        Some(Err(mut error)) => {
-            let unsent = error.take_message().map(Request::into_body);
-            let sent = unsent.is_none() && !was_refused(error.error());
-            drop(unsent);
-            let error = progress.cause(error.error(), reused && !sent);
-            Err(Failed {
-                error,
-                sent,
-                body: progress.whole_body().await.map(Box::new),
-            })
-        }
-        None => Err(Failed {
-            error: ProxyError::ResponseTimeout,
-            sent: true,
-            body: None,
-        }),
-    }
-}
-
-fn request(call: &Call<'_>, upload: Upload) -> Result<Request<Upload>, Failed> {
-    let scheme = if call.protocol == Protocol::H2 {
-        "https"
-    } else {
-        "http"
-    };
-    let uri = Uri::builder()
-        .scheme(scheme)
-        .authority(call.head.host)
-        .path_and_query(call.head.target)
-        .build();
-    let Ok(uri) = uri else {
-        return Err(Failed {
-            error: ProxyError::BadRequest("a target or host that cannot be sent"),
-            sent: false,
-            body: upload.into_body().map(Box::new),
-        });
-    };
-    let mut request = Request::new(upload);
-    *request.method_mut() = call.head.method.clone();
-    *request.uri_mut() = uri;
-    *request.version_mut() = Version::HTTP_2;
-    let headers = request.headers_mut();
-    *headers = call.head.fields.into();
-    headers.remove(HOST);
-    for (name, value) in call.head.extra.iter().flat_map(|extra| extra.fields()) {
-        if let Ok(value) = HeaderValue::from_bytes(value) {
-            headers.append(HeaderName::from_static(name), value);
-        }
-    }
-    if headers.get(CONTENT_TYPE).is_some_and(is_grpc) {
-        // gRPC servers refuse calls from intermediaries that would lose the trailers; this one does not.
-        headers.insert(TE, HeaderValue::from_static("trailers"));
-    }
-    Ok(request)
-}
-
-fn is_grpc(content_type: &HeaderValue) -> bool {
-    content_type.as_bytes().starts_with(b"application/grpc")
-}
-
-/// Whether the backend says that it did not look at the request: REFUSED_STREAM, or a graceful GOAWAY that leaves it out (RFC 9113, 8.7).
-fn was_refused(error: &hyper::Error) -> bool {
-    let cause = std::error::Error::source(error).and_then(|cause| cause.downcast_ref::<h2::Error>());
-    cause.is_some_and(|cause| {
-        let reason = cause.reason();
-        cause.is_remote()
-            && (cause.is_reset() && reason == Some(h2::Reason::REFUSED_STREAM)
-                || cause.is_go_away() && reason == Some(h2::Reason::NO_ERROR))
-    })
-}
-
-fn reset(error: &hyper::Error, idle: bool) -> ProxyError {
-    if error.is_parse() {
-        return ProxyError::UpstreamProtocol("a malformed HTTP/2 response");
-    }
-    ProxyError::UpstreamReset { idle }
-}
-
-/// What the connection's task tells the request's task about the upload.
-#[derive(Default)]
-struct Progress {
-    /// Chunks that were taken from the client.
-    steps: Cell<u64>,
-    /// The client, not the backend, is waited for.
-    starved: Cell<bool>,
-    seen: Cell<u64>,
-    /// Why the client's body ended badly; hyper only resets the stream for it.
-    client_error: Cell<Option<ProxyError>>,
-    /// The response has begun: from then on it has to go on, whatever the client does.
-    answered: Cell<bool>,
-    /// hyper has let go of the body.
-    ended: Cell<bool>,
-    /// The body, if it was whole then.
-    body: Cell<Option<RequestBody>>,
-}
-
-impl Progress {
-    /// The body, if all of it is still there; the task that hyper gave it to may need a moment to let it go.
-    async fn whole_body(&self) -> Option<RequestBody> {
-        for _ in 0..8 {
-            if self.ended.get() {
-                break;
-            }
-            tokio::task::yield_now().await;
-        }
-        self.body.take()
+impl Driver {
+    /// Ends when the connection has ended, or when nobody holds it any more. Every request on it is told its own error.
+    async fn run(mut self) {
+        poll_fn(|cx| self.poll(cx)).await;
+        self.state.closed.set(true);
     }
 
-    /// The cause of a stream's failure: the client's, if there is one.
-    fn cause(&self, error: &hyper::Error, idle: bool) -> ProxyError {
-        self.client_error.take().unwrap_or_else(|| reset(error, idle))
-    }
-
-    /// Counts from the last step of the upload; before the response, not at all while the client is slow.
-    fn poll_expired(&self, timer: &mut Timer, cx: &mut Context<'_>, limit: Duration) -> Poll<()> {
+    fn poll(&mut self, cx: &mut Context<'_>) -> Poll<()> {
         loop {
-            if self.seen.replace(self.steps.get()) != self.steps.get() {
-                timer.progress();
-            }
-            let expired = timer.poll_expired(cx, limit).is_ready();
-            if !expired {
-                return Poll::Pending;
-            }
-            let moved = self.seen.get() != self.steps.get();
-            if !moved && (self.answered.get() || !self.starved.get()) {
+            self.turn.begin();
+            if Pin::new(&mut self.connection).poll(cx).is_ready() {
                 return Poll::Ready(());
             }
-            timer.progress();
-        }
-    }
-}
-
-/// The request body as hyper reads it. Whole when hyper drops it, it goes back to who sent it.
-struct Upload {
-    body: Option<RequestBody>,
-    /// All that was taken from the body, while that is one chunk at most.
-    taken: Option<Bytes>,
-    progress: Rc<Progress>,
-}
-
-impl Upload {
-    fn new(body: RequestBody, progress: Rc<Progress>) -> Self {
-        Self {
-            body: Some(body),
-            taken: Some(Bytes::new()),
-            progress,
-        }
-    }
-
-    fn into_body(mut self) -> Option<RequestBody> {
-        self.take_whole()
-    }
-
-    fn take_whole(&mut self) -> Option<RequestBody> {
-        let mut body = self.body.take()?;
-        if !body.untouched() {
-            body.give_back(self.taken.take()?);
-        }
-        Some(body)
-    }
-
-    fn note(&mut self, frame: &Poll<Option<Result<Frame<Bytes>, ProxyError>>>) {
-        self.progress.starved.set(frame.is_pending());
-        self.progress.steps.set(self.progress.steps.get() + 1);
-        match frame {
-            Poll::Pending | Poll::Ready(None) => {}
-            Poll::Ready(Some(Ok(frame))) => {
-                let first = self.taken.take().is_some_and(|taken| taken.is_empty());
-                self.taken = frame.data_ref().filter(|_| first).cloned();
+            self.state
+                .allowed
+                .set(self.connection.max_concurrent_send_streams());
+            if self.turn.has_read() || self.state.streams.get() == 0 {
+                self.timer.progress();
+                self.asked = false;
             }
-            Poll::Ready(Some(Err(error))) => {
-                self.taken = None;
-                self.progress.client_error.set(Some(error.clone()));
+            match self.poll_alive(cx) {
+                Poll::Ready(true) => {}
+                Poll::Ready(false) => return Poll::Ready(()),
+                Poll::Pending => return Poll::Pending,
             }
         }
     }
-}
 
-impl Drop for Upload {
-    fn drop(&mut self) {
-        self.progress.ended.set(true);
-        let whole = self.take_whole();
-        self.progress.body.set(whole);
-    }
-}
-
-impl Body for Upload {
-    type Data = Bytes;
-    type Error = ProxyError;
-
-    fn poll_frame(
-        self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-    ) -> Poll<Option<Result<Frame<Bytes>, ProxyError>>> {
-        let this = self.get_mut();
-        let Some(body) = &mut this.body else {
-            return Poll::Ready(None);
+    /// Ready when there is something to send (true), or nobody to send it to.
+    fn poll_alive(&mut self, cx: &mut Context<'_>) -> Poll<bool> {
+        let (Some(pings), 1..) = (&mut self.pings, self.state.streams.get()) else {
+            return Poll::Pending;
         };
-        let frame = Pin::new(body).poll_frame(cx);
-        this.note(&frame);
-        frame
-    }
-
-    fn is_end_stream(&self) -> bool {
-        self.body.as_ref().is_none_or(Body::is_end_stream)
-    }
-
-    fn size_hint(&self) -> SizeHint {
-        self.body
-            .as_ref()
-            .map_or_else(|| SizeHint::with_exact(0), Body::size_hint)
-    }
-}
-
-/// A response body on a shared connection.
-pub(super) struct StreamBody {
-    incoming: Incoming,
-    timer: Timer,
-    limit: Duration,
-    progress: Rc<Progress>,
-    _stream: StreamGuard,
-}
-
-impl StreamBody {
-    pub(super) fn poll_frame(
-        &mut self,
-        cx: &mut Context<'_>,
-    ) -> Poll<Option<Result<Frame<Bytes>, ProxyError>>> {
-        if let Poll::Ready(frame) = Pin::new(&mut self.incoming).poll_frame(cx) {
-            self.timer.progress();
-            return Poll::Ready(frame.map(|frame| frame.map_err(|error| self.progress.cause(&error, false))));
+        // That it comes back shows as bytes that were read; it is only taken off here, so that the next can be sent.
+        let _ = pings.poll_pong(cx);
+        let wait = if self.asked { SAY_ALIVE } else { ASK_ALIVE };
+        std::task::ready!(self.timer.poll_expired(cx, wait));
+        if self.asked || pings.send_ping(Ping::opaque()).is_err() {
+            return Poll::Ready(false);
         }
-        self.progress
-            .poll_expired(&mut self.timer, cx, self.limit)
-            .map(|()| Some(Err(ProxyError::ResponseTimeout)))
-    }
-
-    pub(super) fn is_end_stream(&self) -> bool {
-        self.incoming.is_end_stream()
-    }
-
-    pub(super) fn size_hint(&self) -> SizeHint {
-        self.incoming.size_hint()
+        self.asked = true;
+        self.timer.progress();
+        Poll::Ready(true)
     }
 }

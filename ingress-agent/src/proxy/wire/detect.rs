@@ -13,7 +13,7 @@ pub const H2_PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
 pub enum Speaks {
     /// Could be a request line: the [`Server`](super::Server) judges it, and answers.
     Http1,
-    /// The whole client preface: [`Gate::http2`](super::Gate::http2).
+    /// The whole client preface: for the HTTP/2 [`Server`](super::http2::Server).
     Http2,
     /// A TLS record on a plain port: write [`TLS_ALERT`] and close.
     Tls,

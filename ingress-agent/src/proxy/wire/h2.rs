@@ -1,33 +1,45 @@
-//! The follower of h2 frame headers: pure, over bytes, no I/O; time is an argument.
+//! HTTP/2 over bytes: frames, header blocks, and what a client may spend. Pure, no I/O; time is an argument.
 //!
-//! Owns: the preface, the order of frames as far as it can be abused, and the budgets. What frames mean is for hyper and its
-//! h2, which checks RFC 9113 strictly and ends connections for it; what costs work without serving anyone is counted here.
+//! Owns: the order of frames, the budgets, HPACK both ways, and what a request's head must be. The conversation itself (streams, windows,
+//! what is written when) is the server's, in [`gate`](super::gate).
 
 mod budget;
-mod frame;
+pub(crate) mod encode;
+pub(crate) mod frame;
+mod head;
+mod hpack;
+mod huffman;
 #[cfg(test)]
 mod tests;
 
 use std::time::Instant;
 
+use bytes::{Buf, BytesMut};
 use ingress_core::reason::Reason;
 
 use super::detect::H2_PREFACE;
 use super::{Limits, Refusal};
 use budget::Budgets;
-use frame::{Frame, Frames, Kind};
+pub use frame::Frame;
+use frame::{HEADER_BYTES, Kind};
+use head::Head;
+pub use head::{Asked, Malformed};
 
 /// CONTINUATION frames of one header block: with the default frame size, sixteen hold more than any block that is accepted.
 const CONTINUATIONS: u32 = 16;
-/// Open streams that can't be: far above the concurrency that hyper allows.
-const OPEN_STREAMS: usize = 4096;
 
-/// Error codes for GOAWAY (RFC 9113 7).
+/// Error codes of GOAWAY and RST_STREAM (RFC 9113, 7).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum ErrorCode {
     NoError,
     Protocol,
+    Internal,
+    FlowControl,
+    StreamClosed,
     FrameSize,
+    RefusedStream,
+    Cancel,
+    Compression,
     EnhanceYourCalm,
 }
 
@@ -36,7 +48,13 @@ impl ErrorCode {
         match self {
             Self::NoError => 0x0,
             Self::Protocol => 0x1,
+            Self::Internal => 0x2,
+            Self::FlowControl => 0x3,
+            Self::StreamClosed => 0x5,
             Self::FrameSize => 0x6,
+            Self::RefusedStream => 0x7,
+            Self::Cancel => 0x8,
+            Self::Compression => 0x9,
             Self::EnhanceYourCalm => 0xb,
         }
     }
@@ -50,9 +68,13 @@ pub struct H2Refusal {
 }
 
 impl H2Refusal {
-    fn protocol(detail: &'static str) -> Self {
+    pub(crate) fn protocol(detail: &'static str) -> Self {
+        Self::with(ErrorCode::Protocol, detail)
+    }
+
+    pub(crate) fn with(code: ErrorCode, detail: &'static str) -> Self {
         Self {
-            code: ErrorCode::Protocol,
+            code,
             refusal: Refusal::bad(detail),
         }
     }
@@ -65,17 +87,18 @@ impl H2Refusal {
     }
 }
 
-/// Follows both directions of one h2 connection.
+/// Judges the frames of one connection in the order of their arrival, and keeps the table of its header blocks.
 #[derive(Debug)]
 pub struct Follower {
+    /// How much of the client's preface is there.
     preface: usize,
+    /// The frame at hand has been judged, and is not whole yet.
+    judged: bool,
     settings_seen: bool,
-    client: Frames,
-    server: Frames,
     block: Option<Block>,
     last_stream: u32,
-    open: Vec<u32>,
     budgets: Budgets,
+    decoder: hpack::Decoder,
     head_bytes: u64,
     frame_bytes: u32,
 }
@@ -92,80 +115,59 @@ impl Follower {
     pub fn new(limits: &Limits, now: Instant) -> Self {
         Self {
             preface: 0,
+            judged: false,
             settings_seen: false,
-            client: Frames::default(),
-            server: Frames::default(),
             block: None,
             last_stream: 0,
-            open: Vec::new(),
             budgets: Budgets::new(limits.h2_resets, now),
+            decoder: hpack::Decoder::new(limits.request_line.saturating_add(1)),
             head_bytes: limits.head_bytes as u64,
             frame_bytes: limits.h2_frame_bytes,
         }
     }
 
-    /// Bytes from the client.
-    pub fn client(&mut self, mut bytes: &[u8], now: Instant) -> Result<(), H2Refusal> {
-        bytes = self.preface(bytes)?;
-        while let Some(frame) = self.client.next(&mut bytes) {
+    /// Takes the next whole frame of the client's off `input`. It is judged as soon as its header is there.
+    ///
+    /// # Errors
+    /// When the connection has to end.
+    pub fn next(
+        &mut self,
+        input: &mut BytesMut,
+        now: Instant,
+    ) -> Result<Option<(Frame, BytesMut)>, H2Refusal> {
+        self.take_preface(input)?;
+        let Some(header) = input.first_chunk::<HEADER_BYTES>() else {
+            return Ok(None);
+        };
+        let frame = Frame::parse(*header);
+        if !self.judged {
             self.client_frame(frame, now)?;
+            self.judged = true;
         }
-        Ok(())
-    }
-
-    /// Bytes that were written to the client.
-    pub fn server(&mut self, mut bytes: &[u8], now: Instant) -> Result<(), H2Refusal> {
-        while let Some(frame) = self.server.next(&mut bytes) {
-            self.server_frame(frame, now)?;
+        let length = usize::try_from(frame.length).unwrap_or(usize::MAX);
+        if input.len() < HEADER_BYTES.saturating_add(length) {
+            return Ok(None);
         }
-        Ok(())
+        self.judged = false;
+        input.advance(HEADER_BYTES);
+        Ok(Some((frame, input.split_to(length))))
     }
 
-    /// The client's highest stream so far.
-    pub fn last_stream(&self) -> u32 {
-        self.last_stream
-    }
-
-    pub fn has_open_streams(&self) -> bool {
-        !self.open.is_empty()
-    }
-
-    /// Preface and header blocks have to be complete within the bound of a head.
-    pub fn in_head(&self) -> bool {
-        self.preface < H2_PREFACE.len() || !self.settings_seen || self.block.is_some()
-    }
-
-    /// In the middle of a frame.
-    pub fn in_frame(&self) -> bool {
-        !self.client.between()
-    }
-
-    /// Whether a frame of our own may be written now.
-    pub fn at_outgoing_boundary(&self) -> bool {
-        self.server.between() && !self.server.in_block()
-    }
-
-    /// How much may be written before the outgoing frame at hand ends; while its length isn't known, what is left of its header.
-    pub fn outgoing_left(&self) -> usize {
-        self.server.left()
-    }
-
-    fn preface<'a>(&mut self, bytes: &'a [u8]) -> Result<&'a [u8], H2Refusal> {
+    fn take_preface(&mut self, input: &mut BytesMut) -> Result<(), H2Refusal> {
         let expected = H2_PREFACE.get(self.preface..).unwrap_or_default();
-        let length = expected.len().min(bytes.len());
-        if bytes.get(..length) != expected.get(..length) {
+        let length = expected.len().min(input.len());
+        if input.get(..length) != expected.get(..length) {
             return Err(H2Refusal::protocol("not the client preface of HTTP/2"));
         }
         self.preface = self.preface.saturating_add(length);
-        Ok(bytes.get(length..).unwrap_or_default())
+        input.advance(length);
+        Ok(())
     }
 
     fn client_frame(&mut self, frame: Frame, now: Instant) -> Result<(), H2Refusal> {
         if frame.length > self.frame_bytes {
-            return Err(H2Refusal {
-                code: ErrorCode::FrameSize,
-                refusal: Refusal::bad("an h2 frame is larger than SETTINGS_MAX_FRAME_SIZE"),
-            });
+            let how = "an h2 frame is larger than SETTINGS_MAX_FRAME_SIZE";
+            return Err(H2Refusal::with(ErrorCode::FrameSize, how));
         }
         if !self.settings_seen {
             self.settings_seen = frame.kind == Kind::Settings && !frame.ack();
@@ -174,12 +176,64 @@ impl Follower {
             }
         }
         self.header_block(frame)?;
-        match frame.kind {
-            Kind::Headers => self.opens(frame.stream)?,
-            Kind::Reset => self.open.retain(|open| *open != frame.stream),
-            _ => {}
-        }
         self.budgets.client_frame(frame, now)
+    }
+
+    /// A frame that the client is sent.
+    pub(crate) fn server_frame(&mut self, frame: Frame, now: Instant) -> Result<(), H2Refusal> {
+        self.budgets.server_frame(frame, now)
+    }
+
+    /// A DATA frame that holds padding and no data.
+    pub(crate) fn padding_alone(&mut self, now: Instant) -> Result<(), H2Refusal> {
+        self.budgets.padding_alone(now)
+    }
+
+    /// Whether this stream is new. Its number has to be odd, and above all before (RFC 9113, 5.1.1).
+    pub(crate) fn opens(&mut self, stream: u32) -> Result<bool, H2Refusal> {
+        if stream.is_multiple_of(2) {
+            return Err(H2Refusal::protocol("a stream that a client can't open"));
+        }
+        let new = stream > self.last_stream;
+        self.last_stream = self.last_stream.max(stream);
+        Ok(new)
+    }
+
+    /// The head that a whole header block holds.
+    ///
+    /// # Errors
+    /// When the connection has to end, and within that, when only the request is malformed.
+    pub fn request(&mut self, block: &[u8], limits: &Limits) -> Result<Result<Asked, Malformed>, H2Refusal> {
+        Ok(self.fields(block, limits)?.request())
+    }
+
+    /// The trailers that a whole header block holds.
+    pub(crate) fn trailers(
+        &mut self,
+        block: &[u8],
+        limits: &Limits,
+    ) -> Result<Result<http::HeaderMap, Malformed>, H2Refusal> {
+        Ok(self.fields(block, limits)?.trailers())
+    }
+
+    /// The client's highest stream so far.
+    pub fn last_stream(&self) -> u32 {
+        self.last_stream
+    }
+
+    /// Preface, SETTINGS and header blocks have to be complete within the bound of a head.
+    pub fn in_head(&self) -> bool {
+        self.preface < H2_PREFACE.len() || !self.settings_seen || self.block.is_some()
+    }
+
+    fn fields<'a>(&mut self, block: &[u8], limits: &'a Limits) -> Result<Head<'a>, H2Refusal> {
+        let mut head = Head::new(limits);
+        self.decoder
+            .decode(block, |field, bytes| head.take(field, bytes))
+            .map_err(|hpack::Broken| {
+                H2Refusal::with(ErrorCode::Compression, "a header block that can't be read")
+            })?;
+        Ok(head)
     }
 
     /// A header block is HEADERS and its CONTINUATION frames with nothing in between (RFC 9113 4.3).
@@ -208,23 +262,5 @@ impl Follower {
             self.block = Some(block);
         }
         Ok(())
-    }
-
-    fn opens(&mut self, stream: u32) -> Result<(), H2Refusal> {
-        if stream > self.last_stream {
-            self.last_stream = stream;
-            self.open.push(stream);
-        }
-        if self.open.len() > OPEN_STREAMS {
-            return Err(H2Refusal::calm("more streams than could be open"));
-        }
-        Ok(())
-    }
-
-    fn server_frame(&mut self, frame: Frame, now: Instant) -> Result<(), H2Refusal> {
-        if frame.kind == Kind::Reset || frame.end_stream() {
-            self.open.retain(|open| *open != frame.stream);
-        }
-        self.budgets.server_frame(frame, now)
     }
 }

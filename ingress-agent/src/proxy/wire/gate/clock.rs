@@ -22,8 +22,6 @@ pub(super) enum Wait {
     Last,
     /// More of a body.
     Body,
-    /// That the client takes what is written to it: h2, which has windows.
-    Take,
     /// The client's end of the connection, after ours.
     Linger,
 }
@@ -49,23 +47,6 @@ impl Clock {
     pub(super) fn begin(&mut self, wait: Wait, bound: Duration) {
         if self.read.is_none_or(|(kind, _)| kind != wait) {
             self.read = Some((wait, moment::now() + bound));
-        }
-    }
-
-    /// Sees to it that the task is woken when the wait under way has been too long.
-    pub(super) fn arm(&mut self, cx: &mut Context<'_>) {
-        if let Some((_, due)) = self.read {
-            // If it is over already, the waking comes with the next poll for reading, which `poll_due` has seen to.
-            if self.read_timer.poll_due(cx, due).is_ready() {
-                cx.waker().wake_by_ref();
-            }
-        }
-    }
-
-    /// What was waited for came, if it was this.
-    pub(super) fn end_of(&mut self, wait: Wait) {
-        if self.read.is_some_and(|(kind, _)| kind == wait) {
-            self.read = None;
         }
     }
 

@@ -1,15 +1,21 @@
 //! What the request handler and the listener see of a gate: the reason of a refusal, counters, and the few orders that they give.
 
 use std::cell::{Cell, RefCell};
+use std::mem;
 use std::rc::Rc;
 use std::task::{Context, Waker};
+
+use http::{HeaderMap, StatusCode};
+use ingress_core::fields::Fields;
 
 use crate::proxy::wire::Refusal;
 
 /// More queued 1xx heads than this are dropped: the client isn't reading, and they are only information.
 const MAX_INFORMATIONAL: usize = 16 * 1024;
+/// The same for those of one h2 stream that have not yet gone to the connection.
+const MAX_INTERIM: usize = 16;
 
-/// A view of one connection's [`Server`](super::Server) or [`Gate`](super::Gate). Cheap to clone; of the gate's thread only.
+/// A view of one connection's server, of HTTP/1 or HTTP/2. Cheap to clone; of the gate's thread only.
 #[derive(Clone)]
 pub struct GateHandle {
     shared: Rc<Shared>,
@@ -24,15 +30,18 @@ pub(super) struct Shared {
     pub(super) draining: Cell<bool>,
     pub(super) peer_closed: Cell<bool>,
     pub(super) in_request: Cell<bool>,
-    /// h2 streams whose answer is still being made.
-    pub(super) stream_tasks: Cell<usize>,
     pub(super) body_open: Cell<bool>,
     /// 1xx heads to be written before the response; only while `may_inform`.
     informational: RefCell<Vec<u8>>,
     /// The outgoing side is at a message boundary of a request that may get 1xx answers.
     pub(super) may_inform: Cell<bool>,
+    /// On an h2 connection: 1xx heads that the service of the stream that is polled has for its client.
+    interim: RefCell<Option<Vec<Interim>>>,
     reader: RefCell<Option<Waker>>,
 }
+
+/// A 1xx head.
+pub(super) type Interim = (StatusCode, HeaderMap);
 
 impl Shared {
     /// Remembers who waits for bytes, so that an order through the handle wakes it.
@@ -50,6 +59,25 @@ impl Shared {
 
     pub(super) fn take_informational(&self) -> Vec<u8> {
         self.informational.take()
+    }
+
+    pub(super) fn speaks_http2(&self) {
+        *self.interim.borrow_mut() = Some(Vec::new());
+    }
+
+    pub(super) fn has_interim(&self) -> bool {
+        self.interim
+            .borrow()
+            .as_ref()
+            .is_some_and(|queue| !queue.is_empty())
+    }
+
+    pub(super) fn take_interim(&self) -> Vec<Interim> {
+        self.interim
+            .borrow_mut()
+            .as_mut()
+            .map(mem::take)
+            .unwrap_or_default()
     }
 
     pub(super) fn wake_reader(&self) {
@@ -118,24 +146,30 @@ impl GateHandle {
         true
     }
 
-    /// The task of an h2 stream begins: until it ends, what the stream waits for is not the gate's concern.
-    pub fn stream_task_begins(&self) {
-        let tasks = &self.shared.stream_tasks;
-        tasks.set(tasks.get().saturating_add(1));
-    }
-
-    pub fn stream_task_ended(&self) {
-        let tasks = &self.shared.stream_tasks;
-        tasks.set(tasks.get().saturating_sub(1));
-        if tasks.get() == 0 {
-            self.shared.wake_reader();
+    /// A 1xx head for the client of the request that is polled, to go out before its response's. False when it can't be sent any more.
+    pub fn inform(&self, status: StatusCode, fields: &Fields) -> bool {
+        if let Some(queue) = self.shared.interim.borrow_mut().as_mut() {
+            let room = queue.len() < MAX_INTERIM;
+            if room {
+                queue.push((status, fields.into()));
+            }
+            return room;
         }
+        self.send_informational(&http1_head(status, fields))
     }
 
-    /// Closes after the current response; an idle connection after its next one, if that comes soon. HTTP/1 only: the service adds `Connection: close` to
-    /// the current response by itself. For h2, hyper's `graceful_shutdown` says GOAWAY and does all.
+    /// Closes after the current response; an idle connection after its next one, if that comes soon. On HTTP/1 the service adds `Connection: close` to
+    /// the current response by itself. On h2 it begins the farewell with a GOAWAY.
     pub fn begin_drain(&self) {
         self.shared.draining.set(true);
         self.shared.wake_reader();
     }
+}
+
+fn http1_head(status: StatusCode, fields: &Fields) -> Vec<u8> {
+    let reason = status.canonical_reason().unwrap_or_default();
+    let mut head = format!("HTTP/1.1 {} {reason}\r\n", status.as_u16()).into_bytes();
+    fields.write(&mut head, |_| false);
+    head.extend_from_slice(b"\r\n");
+    head
 }

@@ -1,4 +1,4 @@
-//! The HTTP/1 server, and the gate in front of hyper's HTTP/2 server, byte for byte.
+//! The HTTP/1 server and the HTTP/2 server, byte for byte.
 
 use std::cell::{Cell, RefCell};
 use std::convert::Infallible;
@@ -11,13 +11,12 @@ use bytes::Bytes;
 use http::{HeaderValue, Request, Response, StatusCode};
 use http_body::Body;
 use http_body_util::{BodyExt, Full};
-use hyper::service::service_fn;
 use hyper_util::rt::TokioIo;
 use ingress_core::reason::Reason;
 use tokio::io::{AsyncReadExt, AsyncWriteExt, DuplexStream, duplex};
 use tokio::task::{JoinHandle, LocalSet, spawn_local};
 
-use super::{ClientBody, ClientStream, End, Gate, GateHandle, Server};
+use super::{ClientBody, ClientStream, End, GateHandle, Server, http2};
 use crate::proxy::prefixed::Prefixed;
 use crate::proxy::wire::{Limits, h2};
 
@@ -773,7 +772,7 @@ fn large_bodies_and_many_requests_pass_unchanged() {
 struct Served2 {
     client: DuplexStream,
     handle: GateHandle,
-    connection: JoinHandle<hyper::Result<()>>,
+    connection: JoinHandle<std::io::Result<()>>,
 }
 
 #[derive(Clone)]
@@ -789,17 +788,16 @@ impl<F: Future + 'static> hyper::rt::Executor<F> for Local {
 
 fn serve2(limits: Limits) -> Served2 {
     let (client, server) = duplex(1 << 16);
-    let (gate, handle) = Gate::http2(server, Vec::new(), Arc::new(limits));
+    let (server, handle) = http2::Server::new(ClientStream::Pipe(server), &[], Arc::new(limits), 200);
     let seen = Rc::default();
     let service = {
         let handle = handle.clone();
-        service_fn(move |request| echo(request, handle.clone(), Rc::clone(&seen)))
+        move |request| echo(request, handle.clone(), Rc::clone(&seen))
     };
-    let connection = hyper::server::conn::http2::Builder::new(Local).serve_connection(gate, service);
     Served2 {
         client,
         handle,
-        connection: spawn_local(connection),
+        connection: spawn_local(async move { server.serve(service).await }),
     }
 }
 

@@ -11,7 +11,6 @@ use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, ReadBuf};
 
 use super::clock::{Clock, Wait};
 use super::handle::Shared;
-use super::stash::Stash;
 use crate::proxy::wire::{Limits, Refusal};
 
 pub(super) struct Transport<S> {
@@ -19,14 +18,12 @@ pub(super) struct Transport<S> {
     pub(super) limits: Arc<Limits>,
     pub(super) shared: Rc<Shared>,
     pub(super) clock: Clock,
-    pub(super) stash: Stash,
     lingered: usize,
 }
 
 impl<S: AsyncRead + AsyncWrite + Unpin> Transport<S> {
-    pub(super) fn new(io: S, first: Vec<u8>, limits: Arc<Limits>) -> Self {
+    pub(super) fn new(io: S, limits: Arc<Limits>) -> Self {
         let shared = Rc::new(Shared::default());
-        count(&shared.bytes_read, first.len());
         let mut clock = Clock::new();
         clock.begin(Wait::Head, limits.head_wait);
         Self {
@@ -34,7 +31,6 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Transport<S> {
             limits,
             shared,
             clock,
-            stash: Stash::new(first),
             lingered: 0,
         }
     }
@@ -146,7 +142,6 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Transport<S> {
         if self.shared.refusal.get().is_none() {
             self.shared.refusal.set(Some(refusal));
         }
-        self.stash.clear();
     }
 
     fn poll_stall<T>(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<T>> {

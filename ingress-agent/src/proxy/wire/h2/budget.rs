@@ -104,9 +104,9 @@ impl Budgets {
             Kind::Reset => (&mut self.resets, 1, "too many RST_STREAM frames"),
             Kind::Ping => (&mut self.pings, 1, "too many PING frames"),
             Kind::Settings => (&mut self.settings, 1, "too many SETTINGS frames"),
-            Kind::Priority => (&mut self.priorities, 1, "too many PRIORITY frames"),
+            Kind::Priority | Kind::PriorityUpdate => (&mut self.priorities, 1, "too many PRIORITY frames"),
             Kind::WindowUpdate => (&mut self.window_updates, 1, "too many WINDOW_UPDATE frames"),
-            Kind::Other => (
+            Kind::Other | Kind::PushPromise | Kind::GoAway => (
                 &mut self.others,
                 1 + frame.length / 1024,
                 "too many frames of unknown types",
@@ -116,6 +116,15 @@ impl Budgets {
             Ok(())
         } else {
             Err(H2Refusal::calm(detail))
+        }
+    }
+
+    /// A DATA frame turned out to be padding alone: it has earned like any other, and is worth no more than an empty one.
+    pub(super) fn padding_alone(&mut self, now: Instant) -> Result<(), H2Refusal> {
+        if self.empty_data.spend(2, now) {
+            Ok(())
+        } else {
+            Err(H2Refusal::calm("too many empty DATA frames"))
         }
     }
 
@@ -134,7 +143,7 @@ impl Budgets {
                 return Err(H2Refusal::calm("too many frames that make us reset streams"));
             }
             // A client acknowledges each of ours.
-            Kind::Settings => self.settings.earn(1),
+            Kind::Settings if !frame.ack() => self.settings.earn(1),
             Kind::Ping if !frame.ack() => self.pings.earn(1),
             _ => {}
         }

@@ -1,38 +1,52 @@
-//! Frame headers in a stream of bytes (RFC 9113 4.1).
+//! Frame headers (RFC 9113, 4.1). Pure.
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Kind {
+pub(crate) enum Kind {
     Data,
     Headers,
     Priority,
+    /// RFC 9218, 7.1; not acted on.
+    PriorityUpdate,
     Reset,
     Settings,
     Ping,
     WindowUpdate,
     Continuation,
-    /// GOAWAY, PUSH_PROMISE (an error, hyper's to see), extensions, and GREASE.
+    PushPromise,
+    GoAway,
+    /// Extensions, and GREASE.
     Other,
 }
 
 /// One frame's header.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct Frame {
-    pub(super) kind: Kind,
-    pub(super) length: u32,
-    pub(super) stream: u32,
-    flags: u8,
+pub struct Frame {
+    pub(crate) kind: Kind,
+    pub(crate) length: u32,
+    pub(crate) stream: u32,
+    pub(crate) flags: u8,
 }
 
+pub(crate) const HEADER_BYTES: usize = 9;
+pub(crate) const END_STREAM: u8 = 0x1;
+pub(crate) const ACK: u8 = 0x1;
+pub(crate) const END_HEADERS: u8 = 0x4;
+const PADDED: u8 = 0x8;
+const PRIORITY: u8 = 0x20;
+
 impl Frame {
-    fn parse(header: [u8; 9]) -> Self {
+    pub(crate) fn parse(header: [u8; 9]) -> Self {
         let [l2, l1, l0, kind, flags, s3, s2, s1, s0] = header;
         let kind = match kind {
             0x0 => Kind::Data,
             0x1 => Kind::Headers,
-            0x2 | 0x10 => Kind::Priority,
+            0x2 => Kind::Priority,
+            0x10 => Kind::PriorityUpdate,
             0x3 => Kind::Reset,
             0x4 => Kind::Settings,
+            0x5 => Kind::PushPromise,
             0x6 => Kind::Ping,
+            0x7 => Kind::GoAway,
             0x8 => Kind::WindowUpdate,
             0x9 => Kind::Continuation,
             _ => Kind::Other,
@@ -46,68 +60,32 @@ impl Frame {
         }
     }
 
-    pub(super) fn end_stream(self) -> bool {
+    pub(crate) fn end_stream(self) -> bool {
         matches!(self.kind, Kind::Data | Kind::Headers) && self.flags & 0x1 != 0
     }
 
-    pub(super) fn end_headers(self) -> bool {
+    pub(crate) fn end_headers(self) -> bool {
         matches!(self.kind, Kind::Headers | Kind::Continuation) && self.flags & 0x4 != 0
     }
 
-    pub(super) fn ack(self) -> bool {
+    pub(crate) fn ack(self) -> bool {
         matches!(self.kind, Kind::Settings | Kind::Ping) && self.flags & 0x1 != 0
     }
+
+    /// The part of a DATA or HEADERS frame's payload that is data or header block; None when padding or priority don't fit.
+    pub(crate) fn content(self, payload: &[u8]) -> Option<std::ops::Range<usize>> {
+        let padded = self.flags & PADDED != 0;
+        let padding = if padded { usize::from(*payload.first()?) } else { 0 };
+        let priority = self.kind == Kind::Headers && self.flags & PRIORITY != 0;
+        let begin = usize::from(padded) + if priority { 5 } else { 0 };
+        let end = payload.len().checked_sub(padding)?;
+        (begin <= end).then_some(begin..end)
+    }
 }
 
-/// One direction.
-#[derive(Debug, Default)]
-pub(super) struct Frames {
-    header: [u8; 9],
-    have: usize,
-    payload: usize,
-    open_block: bool,
-}
-
-impl Frames {
-    /// The next frame whose header ends in `bytes`, which moves behind it; None when they are used up.
-    pub(super) fn next(&mut self, bytes: &mut &[u8]) -> Option<Frame> {
-        let skipped = self.payload.min(bytes.len());
-        self.payload -= skipped;
-        *bytes = bytes.get(skipped..).unwrap_or_default();
-        if bytes.is_empty() {
-            return None;
-        }
-        while self.have < self.header.len() {
-            let (byte, rest) = bytes.split_first()?;
-            *bytes = rest;
-            if let Some(place) = self.header.get_mut(self.have) {
-                *place = *byte;
-            }
-            self.have += 1;
-        }
-        self.have = 0;
-        let frame = Frame::parse(self.header);
-        self.payload = usize::try_from(frame.length).unwrap_or(usize::MAX);
-        if matches!(frame.kind, Kind::Headers | Kind::Continuation) {
-            self.open_block = !frame.end_headers();
-        }
-        Some(frame)
-    }
-
-    /// Between two frames.
-    pub(super) fn between(&self) -> bool {
-        self.have == 0 && self.payload == 0
-    }
-
-    pub(super) fn in_block(&self) -> bool {
-        self.open_block
-    }
-
-    pub(super) fn left(&self) -> usize {
-        if self.payload > 0 {
-            self.payload
-        } else {
-            self.header.len().saturating_sub(self.have)
-        }
-    }
+/// A frame's header as it is sent; `kind` is its number on the wire.
+pub(crate) fn header(kind: u8, flags: u8, stream: u32, length: usize) -> [u8; HEADER_BYTES] {
+    let [_, l2, l1, l0] = u32::try_from(length).unwrap_or(u32::MAX).to_be_bytes();
+    let [s3, s2, s1, s0] = stream.to_be_bytes();
+    [l2, l1, l0, kind, flags, s3, s2, s1, s0]
 }

@@ -2,9 +2,10 @@
 
 use std::time::{Duration, Instant};
 
+use bytes::BytesMut;
 use proptest::prelude::*;
 
-use super::{ErrorCode, Follower, H2Refusal};
+use super::{ErrorCode, Follower, Frame, H2Refusal};
 use crate::proxy::wire::Limits;
 use crate::proxy::wire::detect::H2_PREFACE;
 
@@ -30,26 +31,39 @@ fn frame(kind: u8, flags: u8, stream: u32, length: usize) -> Vec<u8> {
 /// A connection after preface and SETTINGS.
 struct Connection {
     follower: Follower,
+    input: BytesMut,
     now: Instant,
 }
 
 impl Connection {
     fn new() -> Self {
         let now = Instant::now();
-        let mut follower = Follower::new(&Limits::default(), now);
-        follower.client(H2_PREFACE, now).unwrap();
-        follower.client(&frame(SETTINGS, 0, 0, 0), now).unwrap();
-        Self { follower, now }
+        let follower = Follower::new(&Limits::default(), now);
+        let mut connection = Self {
+            follower,
+            input: BytesMut::new(),
+            now,
+        };
+        connection
+            .read(&[H2_PREFACE, &frame(SETTINGS, 0, 0, 0)].concat())
+            .unwrap();
+        connection
+    }
+
+    /// Takes all whole frames.
+    fn read(&mut self, bytes: &[u8]) -> Result<(), H2Refusal> {
+        self.input.extend_from_slice(bytes);
+        while self.follower.next(&mut self.input, self.now)?.is_some() {}
+        Ok(())
     }
 
     fn client(&mut self, kind: u8, flags: u8, stream: u32, length: usize) -> Result<(), H2Refusal> {
-        self.follower
-            .client(&frame(kind, flags, stream, length), self.now)
+        self.read(&frame(kind, flags, stream, length))
     }
 
     fn server(&mut self, kind: u8, flags: u8, stream: u32, length: usize) -> Result<(), H2Refusal> {
-        self.follower
-            .server(&frame(kind, flags, stream, length), self.now)
+        let header = super::frame::header(kind, flags, stream, length);
+        self.follower.server_frame(Frame::parse(header), self.now)
     }
 }
 
@@ -134,9 +148,9 @@ fn frames_out_of_order_or_over_size_are_refused() {
     );
     let now = Instant::now();
     let mut follower = Follower::new(&Limits::default(), now);
-    follower.client(H2_PREFACE, now).unwrap();
+    let mut input = BytesMut::from(&[H2_PREFACE, &frame(PING, 0, 0, 8)].concat()[..]);
     assert_eq!(
-        follower.client(&frame(PING, 0, 0, 8), now).unwrap_err().code,
+        follower.next(&mut input, now).unwrap_err().code,
         ErrorCode::Protocol
     );
 }
@@ -189,23 +203,6 @@ fn credit_comes_back_with_time() {
     }
 }
 
-#[test]
-fn a_connection_is_idle_when_no_stream_is_open() {
-    let mut connection = Connection::new();
-    assert!(!connection.follower.has_open_streams());
-    connection
-        .client(HEADERS, END_HEADERS | END_STREAM, 1, 5)
-        .unwrap();
-    connection.client(HEADERS, END_HEADERS, 3, 5).unwrap();
-    connection
-        .server(HEADERS, END_HEADERS | END_STREAM, 1, 5)
-        .unwrap();
-    assert!(connection.follower.has_open_streams());
-    connection.client(RESET, 0, 3, 4).unwrap();
-    assert!(!connection.follower.has_open_streams());
-    assert_eq!(connection.follower.last_stream(), 3);
-}
-
 proptest! {
     #[test]
     fn frames_are_the_same_however_they_are_cut(
@@ -214,7 +211,7 @@ proptest! {
     ) {
         let bytes: Vec<u8> = frames.iter().flat_map(|(kind, flags, stream, length)| frame(*kind, *flags, *stream, *length)).collect();
         let mut whole = Connection::new();
-        let expected = whole.follower.client(&bytes, whole.now);
+        let expected = whole.read(&bytes);
         let mut cut = Connection::new();
         let mut rest = &bytes[..];
         let mut outcome = Ok(());
@@ -223,22 +220,10 @@ proptest! {
                 break;
             }
             let (piece, after) = rest.split_at(rest.len().min(*size));
-            outcome = cut.follower.client(piece, cut.now);
+            outcome = cut.read(piece);
             rest = after;
         }
         prop_assert_eq!(outcome, expected);
-        prop_assert_eq!(cut.follower.last_stream(), whole.follower.last_stream());
-        prop_assert_eq!(cut.follower.has_open_streams(), whole.follower.has_open_streams());
-    }
-
-    #[test]
-    fn the_outgoing_boundary_is_where_a_frame_ends(length in 0usize..100, at in 0usize..108) {
-        let mut connection = Connection::new();
-        let bytes = frame(DATA, 0, 1, length);
-        let at = at % bytes.len();
-        connection.follower.server(&bytes[..at], connection.now).unwrap();
-        prop_assert_eq!(connection.follower.at_outgoing_boundary(), at == 0);
-        connection.follower.server(&bytes[at..], connection.now).unwrap();
-        prop_assert!(connection.follower.at_outgoing_boundary());
+        prop_assert_eq!(cut.follower.in_head(), whole.follower.in_head());
     }
 }

@@ -69,7 +69,7 @@ pub(super) struct Inbound {
 
 impl Wire {
     pub(super) fn new(io: ClientStream, first: &[u8], limits: Arc<Limits>) -> Self {
-        let t = Transport::new(io, Vec::new(), limits);
+        let t = Transport::new(io, limits);
         t.count_read(first.len());
         Self {
             t,
