@@ -43,7 +43,7 @@ fn try_account(context: &SockOpsContext) -> Option<()> {
     }
 }
 
-/// From here on the program hears of the socket's states; of every other event it does not.
+/// From here on the program hears of the socket's states. What other programs want to hear of stays: they share these flags.
 #[inline(always)]
 fn begin(context: &SockOpsContext, established: bool) -> Option<()> {
     let socket = socket(context)?;
@@ -55,7 +55,7 @@ fn begin(context: &SockOpsContext, established: bool) -> Option<()> {
         (*life).began = now;
         (*life).established = if established { now } else { 0 };
     }
-    let _ = context.set_cb_flags(BPF_SOCK_OPS_STATE_CB_FLAG as i32);
+    let _ = context.set_cb_flags((context.cb_flags() | BPF_SOCK_OPS_STATE_CB_FLAG) as i32);
     Some(())
 }
 

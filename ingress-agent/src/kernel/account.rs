@@ -19,8 +19,8 @@ use aya::{Btf, Ebpf};
 use ingress_common::account::{LOST_NO_ROOM, MAX_SUMS, SumKey, Sums, Tag};
 use serde::{Deserialize, Serialize};
 
-use super::object;
 use super::trouble::{Hook, Step, Trouble};
+use super::{object, rights};
 
 pub use self::sys::{TcpInfo, monotonic, tcp_info};
 
@@ -105,6 +105,12 @@ impl Accounting {
             tagged: AtomicU64::new(0),
             untagged: AtomicU64::new(0),
         })
+    }
+
+    /// Whether the kernel takes the descriptors of the maps for the right to use them.
+    pub(super) fn needs_no_right(&self) -> bool {
+        let read = || self.lost.get(&LOST_NO_ROOM, 0).is_ok();
+        matches!(rights::without(read), Ok(true))
     }
 
     /// Says whose a socket is; of a listener, whose those will be that it accepts. A failure counts, and costs the connection nothing.
