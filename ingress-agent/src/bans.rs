@@ -60,6 +60,8 @@ enum Event {
 
 /// Events that wait; what finds no room is forgotten, and so nobody is banned for it.
 const QUEUE: usize = 4096;
+/// By order or taken over from another agent.
+pub(crate) const LONGEST_BAN: Duration = Duration::from_secs(366 * 24 * 60 * 60);
 /// How often bans that are over are taken out.
 const TICK: Duration = Duration::from_millis(500);
 
@@ -152,8 +154,8 @@ impl Penalties {
         was
     }
 
-    /// Those that end first, at most so many; and how many more there are.
-    pub fn list(&self, most: usize) -> (Vec<BanView>, usize) {
+    /// Those that end first, but for so many of them and at most so many; and how many more there are.
+    pub fn list(&self, skip: usize, most: usize) -> (Vec<BanView>, usize) {
         let now = self.now();
         let all = self.books().list();
         let view = |ban: &Ban| BanView {
@@ -161,21 +163,48 @@ impl Penalties {
             why: ban.why.code().to_owned(),
             seconds_left: ban.until.saturating_sub(now).as_secs(),
         };
-        let shown: Vec<_> = all.iter().take(most).map(view).collect();
-        let more = all.len() - shown.len();
+        let shown: Vec<_> = all.iter().skip(skip).take(most).map(view).collect();
+        let more = all.len().saturating_sub(skip).saturating_sub(shown.len());
         (shown, more)
+    }
+
+    /// What the agent before banned, for the time that is left; how many there were. Whoever is trusted here is not.
+    pub fn adopt(&self, bans: &[BanView]) -> usize {
+        let mut books = self.books();
+        let mut adopted = 0;
+        for ban in bans {
+            let lasts = Duration::from_secs(ban.seconds_left).min(LONGEST_BAN);
+            let address = ban.source.split('/').next().and_then(|ip| ip.parse().ok());
+            let (Some(ip), Some(why), false) = (address, Why::of(&ban.why), lasts.is_zero()) else {
+                continue;
+            };
+            let source = Source::of(ip);
+            if let Ok(lasts) = self.enter(&mut books, source, why, lasts) {
+                self.kernel.ban(source.key(), lasts);
+                adopted += 1;
+            }
+        }
+        self.in_force.store(Arc::new(books.clone()));
+        adopted
+    }
+
+    /// How long it lasts in the end: a shorter ban than the one before changes nothing.
+    fn enter(&self, books: &mut Bans, source: Source, why: Why, lasts: Duration) -> Result<Duration, String> {
+        if let Some(network) = self.rules.never.iter().find(|network| source.overlaps(network)) {
+            return Err(format!("{source} is never banned: {network} is trusted"));
+        }
+        let now = self.now();
+        let until = now.saturating_add(lasts);
+        let until = books
+            .add(Ban { source, why, until })
+            .map_err(|_| "the list of banned sources is full".to_owned())?;
+        Ok(until.saturating_sub(now))
     }
 
     /// In the kernel last: whoever is banned there is banned here.
     fn add(&self, source: Source, why: Why, lasts: Duration) -> Result<(), String> {
-        if let Some(network) = self.rules.never.iter().find(|network| source.overlaps(network)) {
-            return Err(format!("{source} is never banned: {network} is trusted"));
-        }
-        let until = self.now() + lasts;
         let mut books = self.books();
-        books
-            .add(Ban { source, why, until })
-            .map_err(|_| "the list of banned sources is full".to_owned())?;
+        let lasts = self.enter(&mut books, source, why, lasts)?;
         self.in_force.store(Arc::new(books.clone()));
         let in_kernel = self.kernel.ban(source.key(), lasts);
         tracing::warn!(

@@ -132,7 +132,16 @@ impl Kernel {
         if let State::Prepared(steering) = was {
             *state = State::On(steering);
         }
+        drop(state);
+        self.rest(false);
         Ok(())
+    }
+
+    /// Judges no packet while another agent has the traffic, which may serve hosts that are not known here; or does so again.
+    pub fn rest(&self, rests: bool) {
+        if let Some(Ok(rejection)) = self.rejection.get() {
+            rejection.set_waits(rests);
+        }
     }
 
     /// Attaches what judges packets, and gives back the rights that the process was started with, but for what this kernel asks for later.
@@ -147,6 +156,13 @@ impl Kernel {
             && !rejection.attach()
         {
             needs.push(Need::of_bpf("packets of an interface are to be judged"));
+        }
+        if let Some(Ok(accounting)) = self.accounting.get()
+            && !accounting.needs_no_right()
+        {
+            needs.push(Need::of_bpf(
+                "a connection is tagged, and what was counted is read",
+            ));
         }
         let _ = self.rights.set(if keep {
             Rights::kept("--keep-capabilities is set")
@@ -176,21 +192,24 @@ impl Kernel {
                 rejection.set_shared(shared);
             }
         };
+        let mut state = self.lock();
+        let (State::Prepared(steering) | State::On(steering)) = &mut *state else {
+            return Err(None);
+        };
         // What is not ours is judged at no moment.
         if share < WHOLE {
             set_shared(true);
         }
-        match &mut *self.lock() {
-            State::Off(_) => return Err(None),
-            State::Prepared(steering) | State::On(steering) => steering.set_share(share).map_err(Some)?,
-        }
+        steering.set_share(share).map_err(Some)?;
+        drop(state);
         set_shared(share < WHOLE);
         Ok(())
     }
 
-    /// What judges packets, or why nothing does.
+    /// What judges packets, or why nothing does. Where addresses are steered, not before they are ours: see [`Self::rest`].
     pub fn set_rejection(&self, rejection: Result<Arc<Rejection>, String>) {
         let _ = self.rejection.set(rejection);
+        self.rest(self.is_prepared());
     }
 
     /// Whether the kernel bans this source (as [`ingress_core::penalty::Source::key`] has it) for so long from now on.

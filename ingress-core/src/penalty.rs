@@ -196,6 +196,12 @@ pub enum Why {
 }
 
 impl Why {
+    /// Of its [`Self::code`].
+    pub fn of(code: &str) -> Option<Self> {
+        let offences = Offence::ALL.map(Self::Offence).into_iter();
+        offences.chain([Self::Order]).find(|why| why.code() == code)
+    }
+
     pub const fn code(self) -> &'static str {
         match self {
             Self::Offence(offence) => offence.code(),
@@ -220,8 +226,8 @@ pub struct Full;
 pub struct Bans(HashMap<Source, Ban>);
 
 impl Bans {
-    /// A later end stands.
-    pub fn add(&mut self, ban: Ban) -> Result<(), Full> {
+    /// When it is over: of two ends the later one stands.
+    pub fn add(&mut self, ban: Ban) -> Result<Duration, Full> {
         let most = usize::try_from(MAX_BANS).unwrap_or(usize::MAX);
         if self.0.len() >= most && !self.0.contains_key(&ban.source) {
             return Err(Full);
@@ -230,7 +236,7 @@ impl Bans {
         if ban.until > entry.until {
             *entry = ban;
         }
-        Ok(())
+        Ok(entry.until)
     }
 
     /// Whether it was banned.

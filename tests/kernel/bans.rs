@@ -9,6 +9,8 @@ use crate::Done;
 use crate::agent::{HOST, Site, get, open, wait};
 use crate::namespace::NODE;
 
+use ingress_tests::{Certs, Request, TlsClient};
+
 const STRANGER: &str = "10.77.1.7";
 const OTHER: &str = "10.77.1.8";
 
@@ -145,6 +147,64 @@ fn a_ban_by_order_ends_by_itself_in_the_kernel_and_in_the_list() -> Done {
 }
 
 #[test]
+fn who_is_banned_stays_so_at_the_agent_that_takes_over_and_at_one_that_takes_back() -> Done {
+    let Some(site) = Site::new()? else { return Ok(()) };
+    let older = site.start(&["--http", ":80", "--hand-over-overlap", "10m"])?;
+    site.bans(&["add", STRANGER, "--for", "10m"])?;
+    site.bans(&["add", "2001:db8::7", "--for", "10m"])?;
+    let newer = site.start(&["--http", ":80"])?;
+    site.wait_for_phase(older.pid(), "handing over")?;
+    assert_eq!(ask(&site, STRANGER, HOST)?, None, "at the newer one");
+    assert_eq!(ask(&site, OTHER, HOST)?.as_deref(), Some("200"));
+    let list = site.bans(&["list"])?;
+    assert_eq!(list.matches("10.77.1.7 banned for").count(), 2, "{list}");
+    assert_eq!(list.matches("2001:db8::/64 banned for").count(), 2, "{list}");
+    newer.kill();
+    site.wait_for_phase(older.pid(), "serving")?;
+    assert_eq!(ask(&site, STRANGER, HOST)?, None, "at the older one again");
+    Ok(())
+}
+
+#[test]
+fn a_client_that_does_not_take_our_certificate_is_not_banned_for_it() -> Done {
+    let Some(site) = Site::new()? else { return Ok(()) };
+    let _agent = site.start(&["--http", ":80", "--https", ":443", "--ban-handshakes", "3"])?;
+    let address: std::net::SocketAddr = format!("{NODE}:443").parse()?;
+    // Whom it trusts has signed nothing here.
+    let strict = Certs::new()?.authority_pem();
+    for version in [&rustls::version::TLS12, &rustls::version::TLS13] {
+        let client = TlsClient::of_version(&strict, version)?;
+        for _ in 0..4 {
+            let request = Request::get(&format!("https://{HOST}/"))?.tls(&client);
+            assert!(site.net.client.run(|| Ok(request.ask(address)))?.is_err());
+        }
+    }
+    for _ in 0..3 {
+        shake_nonsense(&site)?;
+    }
+    // What is told last is known last.
+    wait("who talks nonsense is banned", || {
+        Ok(site.bans(&["list"])?.contains(STRANGER))
+    })?;
+    let list = site.bans(&["list"])?;
+    assert_eq!(list.lines().count(), 1, "{list}");
+    Ok(())
+}
+
+/// A handshake record, and nonsense in it.
+fn shake_nonsense(site: &Site) -> Done {
+    site.net.client.run(|| {
+        let socket = socket2::Socket::new(socket2::Domain::IPV4, socket2::Type::STREAM, None)?;
+        socket.bind(&std::net::SocketAddr::new(STRANGER.parse()?, 0).into())?;
+        socket.connect(&std::net::SocketAddr::new(NODE.parse()?, 443).into())?;
+        let mut stream = std::net::TcpStream::from(socket);
+        stream.write_all(&[22, 3, 1, 0, 5, 1, 2, 3, 4, 5])?;
+        let _ = stream.read_to_end(&mut Vec::new());
+        Ok(())
+    })
+}
+
+#[test]
 fn failed_handshakes_and_scanners_paths_count_each_for_itself() -> Done {
     let Some(site) = Site::new()? else { return Ok(()) };
     let flags = [
@@ -173,16 +233,7 @@ fn failed_handshakes_and_scanners_paths_count_each_for_itself() -> Done {
         Ok(site.bans(&["list"])?.contains("(scanner_paths)"))
     })?;
     for _ in 0..3 {
-        site.net.client.run(|| {
-            let socket = socket2::Socket::new(socket2::Domain::IPV4, socket2::Type::STREAM, None)?;
-            socket.bind(&std::net::SocketAddr::new(STRANGER.parse()?, 0).into())?;
-            socket.connect(&std::net::SocketAddr::new(NODE.parse()?, 443).into())?;
-            let mut stream = std::net::TcpStream::from(socket);
-            // A handshake record, and nonsense in it.
-            stream.write_all(&[22, 3, 1, 0, 5, 1, 2, 3, 4, 5])?;
-            let _ = stream.read_to_end(&mut Vec::new());
-            Ok(())
-        })?;
+        shake_nonsense(&site)?;
     }
     wait("who fails to shake hands is banned", || {
         Ok(site.bans(&["list"])?.contains("(handshake_failures)"))

@@ -157,6 +157,52 @@ fn nothing_is_judged_while_only_a_share_of_the_sources_is_ours() -> Done {
 }
 
 #[test]
+fn a_refused_change_of_the_share_does_not_end_early_rejection() -> Done {
+    let Some(site) = Site::new()? else { return Ok(()) };
+    let flags = [
+        "--http",
+        ":80",
+        "--kernel-steering",
+        "off",
+        "--kernel-names",
+        "on",
+    ];
+    let agent = site.start(&flags)?;
+    assert_eq!(status_of(&site.net, NODE, "stranger.test")?, None);
+    let refused = site.kernel(&["takeover", "5%"]).unwrap_err().to_string();
+    assert!(refused.contains("steering is off"), "{refused}");
+    let notes = site.status(agent.pid())?["kernel"]["rejection"]["notes"].to_string();
+    assert!(!notes.contains("nothing is judged"), "{notes}");
+    assert_eq!(status_of(&site.net, NODE, "stranger.test")?, None);
+    Ok(())
+}
+
+#[test]
+fn whom_the_agent_with_the_traffic_lets_in_no_agent_before_it_rejects() -> Done {
+    let Some(site) = Site::new()? else { return Ok(()) };
+    let denied = ["--http", ":80", "--kernel-deny", "10.77.1.7/32"];
+    let older = site.start(&[&denied[..], &["--hand-over-overlap", "10m"]].concat())?;
+    let is_let_in = |site: &Site| -> anyhow::Result<bool> {
+        site.net.client.run(|| {
+            let socket = socket2::Socket::new(socket2::Domain::IPV4, socket2::Type::STREAM, None)?;
+            socket.bind(&std::net::SocketAddr::new("10.77.1.7".parse()?, 0).into())?;
+            let to = std::net::SocketAddr::new(NODE.parse()?, 80).into();
+            Ok(socket
+                .connect_timeout(&to, std::time::Duration::from_millis(1500))
+                .is_ok())
+        })
+    };
+    assert!(!is_let_in(&site)?, "the older one denies it");
+    let newer = site.start(&["--http", ":80"])?;
+    site.wait_for_phase(older.pid(), "handing over")?;
+    assert!(site.get("10.77.1.7")?.starts_with("HTTP/1.1 200"));
+    newer.kill();
+    site.wait_for_phase(older.pid(), "serving")?;
+    assert!(!is_let_in(&site)?, "the older one has the traffic again");
+    Ok(())
+}
+
+#[test]
 fn the_newer_of_two_agents_has_xdp_once_the_older_one_has_let_it_go() -> Done {
     let Some(site) = Site::new()? else { return Ok(()) };
     let older = site.start(&[&SOME_CHECK[..], &["--hand-over-overlap", "2s"]].concat())?;

@@ -4,7 +4,7 @@ use std::io;
 use std::net::SocketAddr;
 use std::os::unix::net::UnixStream;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicIsize, Ordering};
 use std::sync::mpsc;
 use std::time::Duration;
 
@@ -12,7 +12,7 @@ use anyhow::Result;
 use ingress_common::abi::WHOLE;
 
 use crate::admin::AdminState;
-use crate::bans::Penalties;
+use crate::bans::{LONGEST_BAN, Penalties};
 use crate::kernel::Kernel;
 use crate::kernel::control::{self, Answer, Asked, Control, Status, Successor};
 use crate::proxy::worker::Shared;
@@ -40,7 +40,6 @@ impl Estate {
 
 /// What fits into an answer.
 const MOST_LISTED: usize = 400;
-const LONGEST_BAN: Duration = Duration::from_secs(366 * 24 * 60 * 60);
 
 /// This agent's place among the others; ends with it.
 pub(super) struct Succession {
@@ -70,6 +69,7 @@ pub(super) fn take_over(estate: &Estate) -> Result<Option<Succession>> {
     };
     if steers {
         inherit_tickets(estate, &place);
+        inherit_bans(estate, &place);
     }
     estate.kernel.take_traffic()?;
     let succession = meet(estate, &place, steers);
@@ -86,6 +86,14 @@ fn inherit_tickets(estate: &Estate, place: &std::path::Path) {
             keys = adopted,
             "TLS sessions of the agent before can be resumed here"
         );
+    }
+}
+
+/// Who is banned stays so, until the time that was said, and whatever this agent is told to ban for.
+fn inherit_bans(estate: &Estate, place: &std::path::Path) {
+    let adopted = estate.penalties.adopt(&control::bans(place));
+    if adopted > 0 {
+        tracing::info!(sources = adopted, "banned by the agent before, and here too");
     }
 }
 
@@ -117,7 +125,7 @@ const LAST_WORDS: Duration = Duration::from_secs(6);
 struct Heir {
     estate: Estate,
     /// Successors that are watched just now.
-    watching: Arc<AtomicUsize>,
+    watching: Arc<AtomicIsize>,
     /// Disconnected when the agent ends by itself.
     stopped: Arc<std::sync::Mutex<mpsc::Receiver<()>>>,
 }
@@ -132,8 +140,8 @@ impl Heir {
                 self.estate.kernel.detach();
                 Answer::Done
             }
-            Asked::Bans => {
-                let (bans, more) = self.estate.penalties.list(MOST_LISTED);
+            Asked::Bans { skip } => {
+                let (bans, more) = self.estate.penalties.list(skip, MOST_LISTED);
                 Answer::Bans { bans, more }
             }
             Asked::Ban(_, lasts) if lasts.is_zero() || lasts > LONGEST_BAN => {
@@ -182,12 +190,18 @@ impl Heir {
         successor.covers(&self.estate.addresses)?;
         let heir = self.clone();
         let thread = std::thread::Builder::new().name("hand-over".into());
-        self.watching.fetch_add(1, Ordering::Relaxed);
+        self.watch(1);
         let started = thread.spawn(move || heir.hand_over(&successor));
         started.map(|_| ()).map_err(|error| {
-            self.watching.fetch_sub(1, Ordering::Relaxed);
+            self.watch(-1);
             error.to_string()
         })
+    }
+
+    /// One more successor, or one less. While there is any, it is the one that judges packets.
+    fn watch(&self, change: isize) {
+        let before = self.watching.fetch_add(change, Ordering::Relaxed);
+        self.estate.kernel.rest(before + change > 0);
     }
 
     fn hand_over(&self, successor: &Successor) {
@@ -198,8 +212,8 @@ impl Heir {
             "another agent has the traffic now; this one watches it for {overlap:?}, then drains"
         );
         let lives = successor.outlives(overlap);
-        self.watching.fetch_sub(1, Ordering::Relaxed);
         if !lives {
+            self.watch(-1);
             // The kernel has given the traffic back already: the other's program and sockets ended with it.
             tracing::warn!(
                 pid,
@@ -217,6 +231,7 @@ impl Heir {
         kernel.let_go("handed over to a newer agent");
         let spread = shared.config.kernel.hand_over_spread;
         shared.drain.order(spread);
+        self.watch(-1);
         let limit = shared.config.kernel.hand_over_timeout;
         tracing::info!(
             pid,

@@ -50,7 +50,8 @@ impl Teller {
             return;
         }
         let peer = record.peer.ip();
-        if record.status >= 400 && self.is_scan(record.target) {
+        // A 5xx is ours or the backend's fault, whatever was asked for.
+        if (400..500).contains(&record.status) && self.is_scan(record.target) {
             self.offence(peer, Offence::Scan);
         } else if record.reason == Some(Reason::HostUnknown) {
             self.offence(peer, Offence::Unmatched);
@@ -76,15 +77,14 @@ impl Teller {
             *since = Instant::now();
             told.clear();
         }
-        if told.insert(source) {
-            drop(good);
-            self.tell(Event::Good(source));
+        // What found no room is told again by its next request: a flood of offences must not hide who is good.
+        if !told.contains(&source) && self.tell(Event::Good(source)) {
+            told.insert(source);
         }
     }
 
-    fn tell(&self, event: Event) {
-        if self.counts {
-            let _ = self.penalties.events.try_send(event);
-        }
+    /// Whether it found room.
+    fn tell(&self, event: Event) -> bool {
+        self.counts && self.penalties.events.try_send(event).is_ok()
     }
 }

@@ -78,7 +78,7 @@ struct Agent {
 
 pub(super) fn bans(flags: &BanFlags, out: &mut dyn Write) -> Exit {
     let order = match flags.task {
-        None | Some(Task::List) => Order::Bans,
+        None | Some(Task::List) => Order::Bans { skip: 0 },
         Some(Task::Lift { address }) => Order::Lift { address },
         Some(Task::Add { address, lasts }) => Order::Ban {
             address,
@@ -134,8 +134,8 @@ fn text(agents: &[Agent], order: &Order) -> String {
         let socket = agent.socket.display();
         let _ = match order {
             _ if !agent.problem.is_empty() => writeln!(text, "{socket}: {}", agent.problem),
-            Order::Bans if agent.bans.is_empty() => writeln!(text, "{socket}: nobody is banned"),
-            Order::Bans => {
+            Order::Bans { .. } if agent.bans.is_empty() => writeln!(text, "{socket}: nobody is banned"),
+            Order::Bans { .. } => {
                 for ban in &agent.bans {
                     let _ = writeln!(
                         text,

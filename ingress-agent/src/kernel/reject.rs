@@ -5,20 +5,21 @@
 
 mod attach;
 mod auto;
+mod ground;
 mod links;
 mod local;
 mod sample;
 mod tables;
+mod tally;
 mod view;
 
-use std::net::IpAddr;
 use std::sync::mpsc::{RecvTimeoutError, Sender, channel};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use ingress_common::bucket::Rate;
-use ingress_common::verdict::{COUNT, OFF, REJECT, SETTING_ANSWER, Settings, Verdict};
+use ingress_common::verdict::{COUNT, OFF, REJECT, SETTING_ANSWER, Settings};
 use ingress_core::datapath::{Changes, Contents, Ground, Note, contents, diff};
 use ingress_core::snapshot::Snapshot;
 
@@ -26,12 +27,14 @@ use self::attach::Attachments;
 use self::auto::Auto;
 use self::links::Link;
 use self::tables::Tables;
+use self::tally::Tally;
 pub use self::view::{AttachedView, CountView, RejectView};
 use super::object;
 use super::rights;
 use super::trouble::{Hook, Trouble};
 use crate::config::HookMode;
 
+use self::ground::is_wanted;
 pub(crate) use self::local::addresses as local_addresses;
 
 /// What is to be rejected, and where.
@@ -79,11 +82,17 @@ struct State {
     settings: Settings,
     auto: Option<Auto>,
     contents: Contents,
+    /// Another agent has the traffic, and with it hosts and sources that are not known here: nothing is judged.
+    waits: bool,
+    /// Something beside the snapshot has changed in the middle of a change.
+    stale: bool,
     /// The one that the tables are for.
     snapshot: Option<Arc<Snapshot>>,
     /// Written once the snapshot that they belong to is in force.
     after: Option<(Changes, Contents)>,
     notes: Vec<Note>,
+    /// Counts of interfaces that are gone.
+    tally: Tally,
     /// How long the tables took to follow the last change.
     followed: Duration,
     /// What can't be known of this node.
@@ -119,9 +128,12 @@ impl Rejection {
             },
             wanted,
             contents: Contents::default(),
+            waits: false,
+            stale: false,
             snapshot: None,
             after: None,
             notes: Vec::new(),
+            tally: Tally::default(),
             followed: Duration::ZERO,
             blind: None,
             ended: None,
@@ -193,6 +205,13 @@ impl Rejection {
     pub(super) fn set_shared(&self, shared: bool) {
         let mut state = lock(&self.state);
         state.wanted.shared = shared;
+        state.again();
+    }
+
+    /// Whether another agent has the traffic just now.
+    pub(super) fn set_waits(&self, waits: bool) {
+        let mut state = lock(&self.state);
+        state.waits = waits;
         state.again();
     }
 
@@ -313,12 +332,27 @@ impl State {
         }
         let wanted = &self.wanted;
         self.attachments.follow(&links, |link| is_wanted(wanted, link));
+        self.settle(&links);
+    }
+
+    /// The kernel's table of counts has room for the interfaces that are there, and not for all that ever were.
+    fn settle(&mut self, links: &[Link]) {
+        let is_there = |index: u32| links.iter().any(|link| link.index == index);
+        let counts = self.tables.counts().into_iter();
+        for (key, packets) in counts.filter(|(key, _)| !is_there(key.interface)) {
+            if self.tables.forget(&key) {
+                let name = self.attachments.name(key.interface);
+                self.tally.keep(name, key.verdict, packets);
+            }
+        }
+        self.attachments.forget(is_there);
     }
 
     /// The tables for the snapshot in force, from what has changed beside it.
     fn again(&mut self) {
         // Between the two halves of a change the tables are half-way to what they will be.
         if self.after.is_some() {
+            self.stale = true;
             return;
         }
         if let Some(snapshot) = self.snapshot.clone() {
@@ -332,7 +366,7 @@ impl State {
             return;
         }
         let began = Instant::now();
-        let (next, notes) = if self.wanted.shared {
+        let (next, notes) = if self.wanted.shared || self.waits {
             // Its sources alone: whoever is trusted stays so.
             let ground = Ground {
                 listeners: Vec::new(),
@@ -368,6 +402,9 @@ impl State {
         self.followed += began.elapsed();
         self.contents = next;
         self.check(written);
+        if std::mem::take(&mut self.stale) {
+            self.again();
+        }
     }
 
     /// Without its tables nothing may be judged.
@@ -386,7 +423,7 @@ impl State {
                 interface = self.attachments.name(sample.interface), rejected = sample.rejected, "kernel: unmatched traffic"
             );
         }
-        let unmatched = self.tables.unmatched();
+        let unmatched = self.tally.unmatched(&self.tables.counts());
         let Some(auto) = &mut self.auto else { return };
         let names = if auto.look(self.started.elapsed(), unmatched) {
             REJECT
@@ -408,20 +445,8 @@ impl State {
     }
 
     fn view(&self) -> RejectView {
-        let mut counts: Vec<_> = self
-            .tables
-            .counts()
-            .into_iter()
-            .filter_map(|(key, packets)| {
-                let index = usize::try_from(key.verdict).ok()?;
-                Some(CountView {
-                    interface: self.attachments.name(key.interface),
-                    verdict: Verdict::ALL.get(index)?.code().to_owned(),
-                    packets,
-                })
-            })
-            .collect();
-        counts.sort();
+        let now = self.tables.counts();
+        let counts = self.tally.with(&now, |index| self.attachments.name(index));
         let interfaces = self.attachments.views();
         let nowhere = || "no interface that is up has a served address".to_owned();
         let reason = self.ended.clone().or_else(|| self.blind.clone());
@@ -453,29 +478,11 @@ impl State {
         if self.wanted.shared {
             notes.push("nothing is judged while only a share of the sources comes here".to_owned());
         }
+        if self.waits {
+            notes.push("nothing is judged while another agent has the traffic".to_owned());
+        }
         notes
     }
-}
-
-/// Whether packets are to be judged on an interface: where it is named, or where clients reach what is served.
-fn is_wanted(wanted: &Wanted, link: &Link) -> bool {
-    if !wanted.interfaces.is_empty() {
-        return wanted.interfaces.contains(&link.name);
-    }
-    link.up && !link.loopback && link.addresses.iter().any(|ip| is_served(&wanted.ground, ip))
-}
-
-/// Every interface has a link-local address, and no client comes by it, unless it is served by name.
-fn is_served(ground: &Ground, ip: &IpAddr) -> bool {
-    let link_local = match ip {
-        IpAddr::V4(v4) => v4.is_link_local(),
-        IpAddr::V6(v6) => v6.is_unicast_link_local(),
-    };
-    let mut listeners = ground.listeners.iter().map(|listener| listener.address.ip());
-    listeners.any(|served| {
-        let all = served.is_unspecified() && (served.is_ipv6() || ip.is_ipv4()) && !link_local;
-        all || served.to_canonical() == *ip
-    })
 }
 
 impl std::fmt::Debug for State {

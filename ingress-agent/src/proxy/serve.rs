@@ -22,6 +22,7 @@ use super::prefixed::Prefixed;
 use super::proxy_protocol::{self, Verdict};
 use super::refused;
 use super::request;
+use super::tls;
 use super::tunnel;
 use super::upstream::UpstreamIo;
 use super::wire::detect::{self, Speaks};
@@ -164,11 +165,15 @@ impl Opening {
         let stream = match timeout(wait, Box::pin(acceptor.accept(stream))).await {
             Ok(Ok(stream)) => stream,
             Ok(Err(error)) => {
-                self.handshake_failed(TlsOutcome::Failed);
+                self.worker.shard.tls_handshake(TlsOutcome::Failed);
+                if !tls::may_be_our_fault(&error) {
+                    self.worker.bans.handshake_failed(self.peer.ip());
+                }
                 return self.closed(format_args!("TLS handshake failed: {error}"));
             }
             Err(_elapsed) => {
-                self.handshake_failed(TlsOutcome::TimedOut);
+                self.worker.shard.tls_handshake(TlsOutcome::TimedOut);
+                self.worker.bans.handshake_failed(self.peer.ip());
                 return self.closed("the TLS handshake took too long");
             }
         };
@@ -267,11 +272,6 @@ impl Opening {
             tunnel: RefCell::new(None),
             refusal_told: Cell::new(false),
         })
-    }
-
-    fn handshake_failed(&self, how: TlsOutcome) {
-        self.worker.shard.tls_handshake(how);
-        self.worker.bans.handshake_failed(self.peer.ip());
     }
 
     fn closed(&self, why: impl fmt::Display) {

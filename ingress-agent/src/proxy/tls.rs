@@ -2,6 +2,7 @@
 //!
 //! Certificates are looked up in the live state at each handshake, so a rotated Secret needs no restart and closes nothing.
 
+use std::io;
 use std::sync::Arc;
 
 use arc_swap::ArcSwap;
@@ -52,6 +53,33 @@ pub fn server_config(
     Ok(Arc::new(config))
 }
 
+/// Whether a handshake may have failed for our certificate: none was there for it, or one that the client does not take. That says nothing
+/// against the client.
+pub(crate) fn may_be_our_fault(error: &io::Error) -> bool {
+    use rustls::AlertDescription as Alert;
+    let error = error
+        .get_ref()
+        .and_then(|inner| inner.downcast_ref::<rustls::Error>());
+    match error {
+        // RFC 8446, 6.2: what a client says of a certificate.
+        Some(rustls::Error::AlertReceived(alert)) => matches!(
+            alert,
+            Alert::BadCertificate
+                | Alert::UnsupportedCertificate
+                | Alert::CertificateRevoked
+                | Alert::CertificateExpired
+                | Alert::CertificateUnknown
+                | Alert::UnknownCA
+                | Alert::AccessDenied
+                | Alert::BadCertificateStatusResponse
+                | Alert::UserCanceled
+        ),
+        // "no server certificate chain resolved" is one of these, and none of them is the client's.
+        Some(rustls::Error::General(_)) => true,
+        _ => false,
+    }
+}
+
 /// What a server name without a certificate gets: self-signed and made at each start, so that a handshake succeeds
 /// and the answer can say what is wrong (as ingress-nginx's "fake certificate" does).
 ///
@@ -73,4 +101,25 @@ pub fn self_signed() -> Result<Arc<Certificate>, rustls::Error> {
         names: vec![NAME.to_owned()],
         not_after: i64::MAX,
     }))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_client_that_does_not_take_our_certificate_has_done_nothing_wrong_and_one_that_talks_nonsense_has() {
+        let failed = |error: rustls::Error| io::Error::new(io::ErrorKind::InvalidData, error);
+        let alert = |alert| failed(rustls::Error::AlertReceived(alert));
+        assert!(may_be_our_fault(&alert(rustls::AlertDescription::UnknownCA)));
+        assert!(may_be_our_fault(&alert(
+            rustls::AlertDescription::CertificateExpired
+        )));
+        assert!(may_be_our_fault(&failed(rustls::Error::General(
+            "no server certificate chain resolved".to_owned()
+        ))));
+        assert!(!may_be_our_fault(&alert(rustls::AlertDescription::DecodeError)));
+        assert!(!may_be_our_fault(&failed(rustls::Error::DecryptError)));
+        assert!(!may_be_our_fault(&io::ErrorKind::UnexpectedEof.into()));
+    }
 }

@@ -98,8 +98,8 @@ fn a_ban_ends_by_itself_or_is_lifted_and_the_later_end_stands() {
         why: Why::Order,
         until: at(until),
     };
-    bans.add(ban(20)).unwrap();
-    bans.add(ban(10)).unwrap();
+    assert_eq!(bans.add(ban(20)), Ok(at(20)));
+    assert_eq!(bans.add(ban(10)), Ok(at(20)), "what the kernel is to be told");
     assert!(bans.is_banned(source("192.0.2.1"), at(19)));
     assert!(!bans.is_banned(source("192.0.2.1"), at(20)));
     assert!(bans.expire(at(19)).is_empty());
@@ -110,6 +110,14 @@ fn a_ban_ends_by_itself_or_is_lifted_and_the_later_end_stands() {
         bans.add(Ban { source, ..ban(9) }).unwrap();
     }
     assert_eq!(bans.add(ban(30)), Err(Full));
+}
+
+#[test]
+fn what_a_ban_was_for_is_known_by_its_word() {
+    for why in Offence::ALL.map(Why::Offence).into_iter().chain([Why::Order]) {
+        assert_eq!(Why::of(why.code()), Some(why));
+    }
+    assert_eq!(Why::of("moods"), None);
 }
 
 proptest! {

@@ -29,7 +29,7 @@ pub(super) struct BanFlags {
     )]
     ban_unmatched: u32,
 
-    /// Refused requests of one source for --ban-scan-paths, within --ban-window, from which it is banned; 0 is never.
+    /// Refused requests (4xx) of one source for --ban-scan-paths, within --ban-window, from which it is banned; 0 is never.
     #[arg(
         long,
         value_name = "NUMBER",

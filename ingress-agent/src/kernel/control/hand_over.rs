@@ -9,8 +9,11 @@ use std::os::unix::net::UnixStream;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
+use ingress_common::verdict::MAX_BANS;
+
 use super::message::{self, Answer, Order, Retire};
 use super::{agents_in, ask, connect};
+use crate::bans::BanView;
 use crate::tickets::SharedKey;
 
 /// The agent that takes over, and the connection that ends when it does.
@@ -124,6 +127,33 @@ pub fn ticket_keys(place: &Path) -> Vec<SharedKey> {
         }
     }
     keys
+}
+
+/// Whom every other agent of the place bans.
+pub fn bans(place: &Path) -> Vec<BanView> {
+    let most = usize::try_from(MAX_BANS).unwrap_or(usize::MAX);
+    let mut all = Vec::new();
+    for agent in agents_in(place).unwrap_or_default() {
+        let mut skip = 0;
+        while skip < most {
+            match ask(&agent, &Order::Bans { skip }) {
+                Ok(Answer::Bans { bans, more }) => {
+                    skip += bans.len();
+                    let is_all = bans.is_empty() || more == 0;
+                    all.extend(bans);
+                    if is_all {
+                        break;
+                    }
+                }
+                Ok(_) => break,
+                Err(error) => {
+                    tracing::warn!(agent = %agent.display(), %error, "the agent before was not asked whom it bans: they may come again");
+                    break;
+                }
+            }
+        }
+    }
+    all
 }
 
 #[cfg(test)]

@@ -32,8 +32,11 @@ pub enum Order {
     Retire(Retire),
     /// End steering; go on with what is open.
     Detach,
-    /// Who is banned?
-    Bans,
+    /// Who is banned, but for the first so many? A line has no room for all of a long list.
+    Bans {
+        #[serde(default)]
+        skip: usize,
+    },
     Ban {
         address: IpAddr,
         milliseconds: u64,
@@ -143,6 +146,12 @@ mod tests {
     }
 
     #[test]
+    fn an_agent_of_before_is_understood_when_it_asks_who_is_banned() {
+        let order = parse::<Order>("{\"version\":1,\"order\":\"bans\"}\n").unwrap();
+        assert_eq!(order, Order::Bans { skip: 0 });
+    }
+
+    #[test]
     fn another_version_garbage_and_endless_lines_are_refused() {
         let refused = |line: &str| parse::<Order>(line).unwrap_err().to_string();
         assert!(refused("{\"version\":2,\"order\":\"dance\"}\n").contains("version 2"));
@@ -151,7 +160,7 @@ mod tests {
         refused("{\"version\":1,\"order\":\"status\"}");
         let (mut one, other) = UnixStream::pair().unwrap();
         let writer = std::thread::spawn(move || {
-            let _ = one.write_all(&vec![b' '; 100 * 1024]);
+            let _ = one.write_all(&vec![b' '; 400 * 1024]);
         });
         read::<Order>(&other).unwrap_err();
         drop(other);

@@ -21,7 +21,9 @@ pub enum Asked {
     Detach,
     /// In parts of 10000.
     Share(u32),
-    Bans,
+    Bans {
+        skip: usize,
+    },
     Ban(IpAddr, Duration),
     Lift(IpAddr),
     /// To be begun; the answer must not wait for its end.
@@ -89,7 +91,7 @@ fn serve(stream: UnixStream, answer: &impl Fn(Asked) -> Answer) -> io::Result<()
         Ok(Order::TicketKeys) => Ok(Asked::TicketKeys),
         Ok(Order::Detach) => Ok(Asked::Detach),
         Ok(Order::Share { share }) => Ok(Asked::Share(share)),
-        Ok(Order::Bans) => Ok(Asked::Bans),
+        Ok(Order::Bans { skip }) => Ok(Asked::Bans { skip }),
         Ok(Order::Ban {
             address,
             milliseconds,

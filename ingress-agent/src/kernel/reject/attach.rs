@@ -40,7 +40,7 @@ pub(super) struct Attachments {
     xdp: Result<(), String>,
     xdp_mode: HookMode,
     at: BTreeMap<u32, Attached>,
-    /// Of all that ever were attached to: their counts stay.
+    /// Of all that there are and were attached to: their counts stay.
     names: BTreeMap<u32, String>,
     /// More are wanted than there may be.
     too_many: bool,
@@ -203,6 +203,11 @@ impl Attachments {
     pub(super) fn name(&self, index: u32) -> String {
         let known = self.names.get(&index);
         known.map_or_else(|| index.to_string(), Clone::clone)
+    }
+
+    /// Names are kept of what is there.
+    pub(super) fn forget(&mut self, is_there: impl Fn(u32) -> bool) {
+        self.names.retain(|index, _| is_there(*index));
     }
 
     pub(super) fn views(&self) -> Vec<AttachedView> {

@@ -4,9 +4,7 @@ use aya::Ebpf;
 use aya::maps::lpm_trie::Key;
 use aya::maps::{Array, HashMap, LpmTrie, Map, MapData, MapError, PerCpuHashMap, RingBuf};
 use ingress_common::names::NameKey;
-use ingress_common::verdict::{
-    CountKey, Judged, JudgedKey, SETTING_ALLOW_LIST, Settings, SourceKey, Verdict,
-};
+use ingress_common::verdict::{CountKey, Judged, JudgedKey, SETTING_ALLOW_LIST, Settings, SourceKey};
 use ingress_core::datapath::Operation;
 
 use super::sample::Sample;
@@ -109,18 +107,9 @@ impl Tables {
         entries.map(|(key, each)| (key, each.iter().sum())).collect()
     }
 
-    /// First segments that name what nobody serves.
-    pub(super) fn unmatched(&self) -> u64 {
-        let unmatched = [
-            Verdict::TlsNameUnknown as u32,
-            Verdict::HttpHostUnknown as u32,
-            Verdict::MalformedHello as u32,
-        ];
-        let counts = self.counts().into_iter();
-        counts
-            .filter(|(key, _)| unmatched.contains(&key.verdict))
-            .map(|(_, packets)| packets)
-            .sum()
+    /// Lets go of a count that nothing is added to any more; whether it is gone.
+    pub(super) fn forget(&mut self, key: &CountKey) -> bool {
+        self.counts.remove(key).is_ok()
     }
 
     pub(super) fn samples(&mut self) -> Vec<Sample> {
