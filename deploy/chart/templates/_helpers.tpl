@@ -87,10 +87,15 @@ app.kubernetes.io/version: {{ .Chart.AppVersion | quote }}
   "kernel" .Values.kernel.mode
   "kernel-steering" .Values.kernel.steering
   "kernel-rejection" .Values.kernel.rejection
+  "kernel-accounting" (.Values.kernel.accounting | default "auto")
   "drain-timeout" (printf "%ds" (int .Values.drainTimeoutSeconds))
   "agent-service" (printf "%s/%s" .Release.Namespace (include "agent.name" .)) -}}
 {{- with include "agent.namespaces" . | fromJsonArray }}{{ $_ := set $settings "watch-namespaces" . }}{{ end -}}
 {{- with .Values.watch.ingressSelector }}{{ $_ := set $settings "ingress-selector" . }}{{ end -}}
+{{- /* Said where they are false alone: merge takes a false of .Values.settings for nothing. With --reuse-values an older release has none. */}}
+{{- range $name, $wanted := .Values.headers | default dict }}
+{{- if not $wanted }}{{ $_ := set $settings (printf "%s-header" $name) false }}{{ end -}}
+{{- end -}}
 {{- with .Values.kernel.interfaces }}{{ $_ := set $settings "kernel-interfaces" . }}{{ end -}}
 {{- if not .Values.publish.enabled }}{{ $_ := unset $settings "agent-service" }}
 {{- else if .Values.publish.addresses }}{{ $_ := set $settings "publish-address" .Values.publish.addresses }}

@@ -9,27 +9,20 @@ pub(super) fn render(page: &mut Page, view: &KernelView) {
         "gauge",
         "1 for what is on in the kernel, 0 for what is off; the admin page /kernel says why.",
     );
-    let hook = Labels::new().with("hook", "steering");
-    page.sample(
-        "ingress_agent_kernel_hook",
-        &hook,
-        None,
-        u8::from(view.steering.on),
-    );
-    let hook = Labels::new().with("hook", "rejection");
-    page.sample(
-        "ingress_agent_kernel_hook",
-        &hook,
-        None,
-        u8::from(view.rejection.on),
-    );
-    let hook = Labels::new().with("hook", "accounting");
-    page.sample(
-        "ingress_agent_kernel_hook",
-        &hook,
-        None,
-        u8::from(view.accounting.on),
-    );
+    let at_work = |program: &str| {
+        let mut interfaces = view.rejection.interfaces.iter();
+        view.rejection.on && interfaces.any(|at| at.by.split(' ').any(|word| word == program))
+    };
+    for (hook, on) in [
+        ("steering", view.steering.on),
+        ("rejection", view.rejection.on),
+        ("tc", at_work("tc")),
+        ("xdp", at_work("xdp")),
+        ("accounting", view.accounting.on),
+    ] {
+        let hook = Labels::new().with("hook", hook);
+        page.sample("ingress_agent_kernel_hook", &hook, None, u8::from(on));
+    }
     rejection(page, view);
     page.family(
         "ingress_agent_steering_connections_total",

@@ -16,6 +16,7 @@ use super::render::{Format, Process, render};
 use super::*;
 use crate::account::TcpTotals;
 use crate::admin::Published;
+use crate::kernel::reject::AttachedView;
 use crate::kernel::rights::RightsView;
 use crate::kernel::steering::AddressView;
 use crate::kernel::{HookView, KernelView};
@@ -56,6 +57,31 @@ fn steered() -> KernelView {
             unclaimed: 0,
             refused: 0,
         }],
+    }
+}
+
+#[test]
+fn each_hook_says_by_itself_whether_it_is_at_work() {
+    let mut view = steered();
+    view.rejection.on = true;
+    view.rejection.interfaces = vec![
+        AttachedView {
+            interface: "eth0".to_owned(),
+            by: "xdp (native)".to_owned(),
+            why: String::new(),
+        },
+        AttachedView {
+            interface: "eth1".to_owned(),
+            by: "nothing".to_owned(),
+            why: "tc: not to be had".to_owned(),
+        },
+    ];
+    let mut page = super::text::Page::new(Format::Prometheus);
+    super::kernel::render(&mut page, &view);
+    let page = page.finish();
+    for (hook, on) in [("rejection", 1), ("tc", 0), ("xdp", 1), ("accounting", 0)] {
+        let line = format!("ingress_agent_kernel_hook{{hook=\"{hook}\"}} {on}");
+        assert!(page.contains(&line), "{line}: {page}");
     }
 }
 
