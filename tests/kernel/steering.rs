@@ -1,6 +1,11 @@
 //! Addresses that are served without being bound.
 
 use std::collections::BTreeSet;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use ingress_agent::kernel::steering::{Steering, Wanted};
+use ingress_agent::telemetry::record::Listener;
+use ingress_common::abi::WHOLE;
 
 use crate::Done;
 use crate::agent::{self, Site, ask_on, get, neighbour, open, wait};
@@ -47,6 +52,46 @@ fn an_address_alone_is_served_and_its_neighbours_are_not() -> Done {
     assert!(site.net.node.run(|| get("127.0.0.1", "127.0.0.1")).is_err());
     assert!(site.net.client.run(|| get("fd77::1", NODE_V6)).is_err());
     Ok(())
+}
+
+#[test]
+fn an_agent_that_gets_ready_takes_no_connection_before_it_is() -> Done {
+    let Some(site) = Site::new()? else { return Ok(()) };
+    neighbour(&site.net.node)?;
+    let enough = AtomicBool::new(false);
+    std::thread::scope(|scope| {
+        let clients: Vec<_> = (0..3)
+            .map(|_| {
+                scope.spawn(|| {
+                    site.net.client.run(|| {
+                        while !enough.load(Ordering::Relaxed) {
+                            anyhow::ensure!(get("10.77.0.1", NODE)?.ends_with("neighbour"));
+                        }
+                        Ok(())
+                    })
+                })
+            })
+            .collect();
+        let prepared = site.net.node.run(|| {
+            let wanted = [Wanted {
+                listener: Listener::Http,
+                address: "0.0.0.0:80".parse()?,
+                loopback: false,
+            }];
+            for _ in 0..100 {
+                // It goes without ever having been in force, as one does that finds its settings wrong.
+                drop(Steering::prepare(&wanted, 1, WHOLE)?);
+            }
+            Ok(())
+        });
+        enough.store(true, Ordering::Relaxed);
+        for client in clients {
+            client
+                .join()
+                .unwrap_or_else(|panic| std::panic::resume_unwind(panic))?;
+        }
+        prepared
+    })
 }
 
 #[test]

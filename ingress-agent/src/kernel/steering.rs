@@ -102,13 +102,16 @@ impl Steering {
             private: listeners.addresses(),
             needs_no_right: false,
         };
-        steering.fill()?;
-        // As at the last step. Before Linux 5.19 all of bpf(2) asks for CAP_BPF where kernel.unprivileged_bpf_disabled is set.
+        // As at the last step. Before Linux 5.19 all of bpf(2) asks for CAP_BPF where kernel.unprivileged_bpf_disabled is set. Attached while
+        // there are no entries, here too: with them every connection of that moment would be ours, and nobody accepts it yet.
         let later = rights::without(|| {
-            steering.fill()?;
-            attach(&mut steering.program).map(drop)
+            attach(&mut steering.program).map(drop)?;
+            steering.fill()
         });
         steering.needs_no_right = matches!(later, Ok(Ok(())));
+        if !steering.needs_no_right {
+            steering.fill()?;
+        }
         Ok((steering, listeners.by_worker(workers)))
     }
 
