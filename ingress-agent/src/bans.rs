@@ -6,6 +6,7 @@
 mod teller;
 
 use std::net::IpAddr;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, sync_channel};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
@@ -48,6 +49,8 @@ pub struct Penalties {
     /// Taken by whoever changes it, never for long, and by no worker.
     books: Mutex<Bans>,
     events: SyncSender<Event>,
+    /// That there was no room is said once, and again when there was some meanwhile.
+    is_full: AtomicBool,
 }
 
 /// What a worker tells.
@@ -84,6 +87,7 @@ impl Keeper {
             in_force: ArcSwap::from_pointee(Bans::default()),
             books: Mutex::new(Bans::default()),
             events,
+            is_full: AtomicBool::new(false),
         });
         let kept = Arc::clone(&penalties);
         let thread = std::thread::Builder::new().name("bans".into());
@@ -195,9 +199,15 @@ impl Penalties {
         }
         let now = self.now();
         let until = now.saturating_add(lasts);
-        let until = books
-            .add(Ban { source, why, until })
-            .map_err(|_| "the list of banned sources is full".to_owned())?;
+        let Ok(until) = books.add(Ban { source, why, until }) else {
+            if !self.is_full.swap(true, Ordering::Relaxed) {
+                tracing::warn!(
+                    "as many sources are banned as there is room for: no more until some are over"
+                );
+            }
+            return Err("the list of banned sources is full".to_owned());
+        };
+        self.is_full.store(false, Ordering::Relaxed);
         Ok(until.saturating_sub(now))
     }
 
