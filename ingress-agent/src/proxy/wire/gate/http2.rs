@@ -76,7 +76,13 @@ impl Server {
                     let answer = service(request.map(|()| body));
                     exchanges.push(exchange::run(Rc::clone(&self.wire), id, answer));
                 }
-                while exchanges.poll_next_unpin(cx) == Poll::Ready(Some(())) {}
+                loop {
+                    while exchanges.poll_next_unpin(cx) == Poll::Ready(Some(())) {}
+                    // Not each few of those who wait are worth a write.
+                    if !self.wire.borrow_mut().rouse() {
+                        break;
+                    }
+                }
                 if ended.is_ready() {
                     return ended;
                 }
