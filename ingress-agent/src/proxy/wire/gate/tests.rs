@@ -896,6 +896,14 @@ fn an_h2_connection_that_is_idle_or_stuck_in_a_head_gets_a_goaway() {
         assert_eq!(goaway(quick(), start()).await, (0, None));
         let stuck = [start(), frame(1, 0, 1, &[0x82])].concat();
         assert_eq!(goaway(quick(), stuck).await, (0, Some(Reason::RequestTimeout)));
+        // A block in one frame is a head too, not the body that has longer.
+        let limits = Limits {
+            body_gap: PATIENCE * 2,
+            ..quick()
+        };
+        let half = frame(1, 5, 1, b"\x82\x86\x84\x41\x01a");
+        let stuck = [&start(), &half[..12]].concat();
+        assert_eq!(goaway(limits, stuck).await, (0, Some(Reason::RequestTimeout)));
         let (code, _) = goaway(patient(), b"PRI * HTTP/2.0\r\n\r\nSMx".to_vec()).await;
         assert_eq!(code, h2::ErrorCode::Protocol.value());
     });
