@@ -3,6 +3,7 @@
 use std::time::{Duration, SystemTime};
 
 use super::serve::Connection;
+use super::wire::Refusal;
 use crate::telemetry::record::{HttpVersion, RequestRecord, TlsRecord};
 
 /// Tells of the refusal that ended the connection, if one did and no request's account has told of it.
@@ -13,6 +14,15 @@ pub(crate) fn tell(connection: &Connection, protocol: HttpVersion) {
     if connection.refusal_told.get() {
         return;
     }
+    record(connection, protocol, refusal);
+}
+
+/// Tells of an h2 request that was malformed (RFC 9113, 8.1.1), and whose stream was reset for it.
+pub(crate) fn tell_malformed(connection: &Connection, how: &'static str) {
+    record(connection, HttpVersion::Http2, Refusal::bad(how));
+}
+
+fn record(connection: &Connection, protocol: HttpVersion, refusal: Refusal) {
     connection.worker.finished(&RequestRecord {
         started: SystemTime::now(),
         duration: Duration::ZERO,

@@ -246,7 +246,11 @@ impl Opening {
                 if bell.poll_rung(cx) {
                     handle.begin_drain();
                 }
-                serving.as_mut().poll(cx)
+                let served = serving.as_mut().poll(cx);
+                for how in handle.take_malformed() {
+                    refused::tell_malformed(&connection, how);
+                }
+                served
             })
             .await
         };

@@ -94,6 +94,8 @@ pub struct Follower {
     preface: usize,
     /// The frame at hand has been judged, and is not whole yet.
     judged: bool,
+    /// So has one that is HEADERS or CONTINUATION.
+    in_fields: bool,
     settings_seen: bool,
     block: Option<Block>,
     last_stream: u32,
@@ -116,6 +118,7 @@ impl Follower {
         Self {
             preface: 0,
             judged: false,
+            in_fields: false,
             settings_seen: false,
             block: None,
             last_stream: 0,
@@ -143,12 +146,14 @@ impl Follower {
         if !self.judged {
             self.client_frame(frame, now)?;
             self.judged = true;
+            self.in_fields = matches!(frame.kind, Kind::Headers | Kind::Continuation);
         }
         let length = usize::try_from(frame.length).unwrap_or(usize::MAX);
         if input.len() < HEADER_BYTES.saturating_add(length) {
             return Ok(None);
         }
         self.judged = false;
+        self.in_fields = false;
         input.advance(HEADER_BYTES);
         Ok(Some((frame, input.split_to(length))))
     }
@@ -223,7 +228,7 @@ impl Follower {
 
     /// Preface, SETTINGS and header blocks have to be complete within the bound of a head.
     pub fn in_head(&self) -> bool {
-        self.preface < H2_PREFACE.len() || !self.settings_seen || self.block.is_some()
+        self.preface < H2_PREFACE.len() || !self.settings_seen || self.block.is_some() || self.in_fields
     }
 
     fn fields<'a>(&mut self, block: &[u8], limits: &'a Limits) -> Result<Head<'a>, H2Refusal> {

@@ -37,6 +37,8 @@ pub(super) struct Shared {
     pub(super) may_inform: Cell<bool>,
     /// On an h2 connection: 1xx heads that the service of the stream that is polled has for its client.
     interim: RefCell<Option<Vec<Interim>>>,
+    /// On an h2 connection: what was wrong with requests that ended in a reset before any service saw them.
+    malformed: RefCell<Vec<&'static str>>,
     reader: RefCell<Option<Waker>>,
 }
 
@@ -80,6 +82,10 @@ impl Shared {
             .unwrap_or_default()
     }
 
+    pub(super) fn malformed(&self, how: &'static str) {
+        self.malformed.borrow_mut().push(how);
+    }
+
     pub(super) fn wake_reader(&self) {
         // Taken out first: waking may run code that comes back here.
         let reader = self.reader.borrow_mut().take();
@@ -97,6 +103,11 @@ impl GateHandle {
     /// Why the gate broke off this connection, if it did. A body that ends with an error has its reason here.
     pub fn refusal(&self) -> Option<Refusal> {
         self.shared.refusal.get()
+    }
+
+    /// What was wrong with the requests that the h2 server has reset unseen since this was last asked. As many as resets may be provoked.
+    pub(crate) fn take_malformed(&self) -> Vec<&'static str> {
+        self.shared.malformed.take()
     }
 
     /// Bytes received from the client, what the gate refused included.

@@ -74,9 +74,16 @@ impl Server {
                 while let Some((id, request)) = self.next_opened() {
                     let body = ClientBody::new(&self.wire, id);
                     let answer = service(request.map(|()| body));
-                    exchanges.push(exchange::run(Rc::clone(&self.wire), id, answer));
+                    // On memory of its own: the set has room for one future even while it is empty, and most connections are idle.
+                    exchanges.push(Box::pin(exchange::run(Rc::clone(&self.wire), id, answer)));
                 }
-                while exchanges.poll_next_unpin(cx) == Poll::Ready(Some(())) {}
+                loop {
+                    while exchanges.poll_next_unpin(cx) == Poll::Ready(Some(())) {}
+                    // Not each few of those who wait are worth a write.
+                    if !self.wire.borrow_mut().rouse() {
+                        break;
+                    }
+                }
                 if ended.is_ready() {
                     return ended;
                 }

@@ -896,7 +896,126 @@ fn an_h2_connection_that_is_idle_or_stuck_in_a_head_gets_a_goaway() {
         assert_eq!(goaway(quick(), start()).await, (0, None));
         let stuck = [start(), frame(1, 0, 1, &[0x82])].concat();
         assert_eq!(goaway(quick(), stuck).await, (0, Some(Reason::RequestTimeout)));
+        // A block in one frame is a head too, not the body that has longer.
+        let limits = Limits {
+            body_gap: PATIENCE * 2,
+            ..quick()
+        };
+        let half = frame(1, 5, 1, b"\x82\x86\x84\x41\x01a");
+        let stuck = [&start(), &half[..12]].concat();
+        assert_eq!(goaway(limits, stuck).await, (0, Some(Reason::RequestTimeout)));
         let (code, _) = goaway(patient(), b"PRI * HTTP/2.0\r\n\r\nSMx".to_vec()).await;
         assert_eq!(code, h2::ErrorCode::Protocol.value());
+    });
+}
+
+/// What the server sends until it ends or falls silent: kind, stream and payload of each frame.
+async fn frames(
+    reader: &mut tokio::io::ReadHalf<DuplexStream>,
+    until: impl Fn(&(u8, u8, Vec<u8>)) -> bool,
+) -> Vec<(u8, u8, Vec<u8>)> {
+    let mut frames = Vec::new();
+    while !frames.last().is_some_and(&until) {
+        let mut header = [0; 9];
+        reader.read_exact(&mut header).await.unwrap();
+        let mut payload = vec![0; usize::from(header[1]) * 256 + usize::from(header[2])];
+        reader.read_exact(&mut payload).await.unwrap();
+        frames.push((header[3], header[8], payload));
+    }
+    frames
+}
+
+#[test]
+fn an_upload_whose_pieces_never_end_with_a_frame_goes_on() {
+    run(async {
+        let limits = Limits {
+            body_gap: Duration::from_millis(30),
+            linger_wait: Duration::from_millis(30),
+            ..Limits::default()
+        };
+        let mut served = serve2(limits);
+        let ask = frame(1, 4, 1, b"\x83\x86\x84\x41\x01a");
+        let data = frame(0, 0, 1, &[b'x'; 100]);
+        let (half, rest) = data.split_at(50);
+        let first = [start(), ask, half.to_vec()].concat();
+        served.client.write_all(&first).await.unwrap();
+        for _ in 0..20 {
+            tokio::time::sleep(Duration::from_millis(20)).await;
+            served.client.write_all(&[rest, half].concat()).await.unwrap();
+        }
+        assert_eq!(served.handle.refusal(), None);
+        tokio::time::sleep(Duration::from_millis(40)).await;
+        let refused = served.handle.refusal().map(|refusal| refusal.reason);
+        assert_eq!(
+            refused,
+            Some(Reason::RequestTimeout),
+            "and one that stands still does not"
+        );
+    });
+}
+
+#[test]
+fn a_client_that_makes_its_table_smaller_is_told_that_it_is_empty() {
+    run(async {
+        let served = serve2(Limits::default());
+        let (mut reader, mut writer) = tokio::io::split(served.client);
+        let smaller = frame(4, 0, 0, &[0, 1, 0, 0, 0, 0]);
+        writer.write_all(&[start(), smaller].concat()).await.unwrap();
+        for (stream, begin) in [(1, 0x20), (3, 0x88)] {
+            let ask = frame(1, 5, stream, b"\x82\x86\x84\x41\x01a");
+            writer.write_all(&ask).await.unwrap();
+            let seen = frames(&mut reader, |(kind, id, _)| *kind == 1 && *id == stream).await;
+            assert_eq!(seen.last().unwrap().2[0], begin, "stream {stream}");
+        }
+    });
+}
+
+#[test]
+fn data_on_a_stream_that_is_over_is_borne_as_far_as_it_was_on_its_way() {
+    run(async {
+        let served = serve2(Limits::default());
+        let (mut reader, mut writer) = tokio::io::split(served.client);
+        let ask = |flags, stream, method: &[u8]| {
+            frame(
+                1,
+                flags,
+                stream,
+                &[method, b"\x86\x44\x06/early\x41\x01a"].concat(),
+            )
+        };
+        writer
+            .write_all(&[start(), ask(5, 1, b"\x82")].concat())
+            .await
+            .unwrap();
+        frames(&mut reader, |(kind, id, _)| *kind == 0 && *id == 1).await;
+        writer.write_all(&frame(0, 0, 1, b"late")).await.unwrap();
+        let seen = frames(&mut reader, |(kind, ..)| *kind == 3).await;
+        assert_eq!(seen.last().unwrap().2, [0, 0, 0, 5], "the client had ended it");
+
+        writer.write_all(&ask(4, 3, b"\x83")).await.unwrap();
+        let seen = frames(&mut reader, |(kind, id, _)| *kind == 3 && *id == 3).await;
+        assert_eq!(seen.last().unwrap().2, [0, 0, 0, 0], "we had");
+        let flood = frame(0, 0, 3, &[0; 250]);
+        writer.write_all(&flood.repeat(256 * 1024 / 250)).await.unwrap();
+        writer.write_all(&frame(6, 0, 0, &[7; 8])).await.unwrap();
+        let seen = frames(&mut reader, |(kind, ..)| *kind == 6).await;
+        assert!(seen.iter().all(|(kind, ..)| matches!(kind, 6 | 8)), "{seen:?}");
+        writer.write_all(&flood.repeat(2)).await.unwrap();
+        let seen = frames(&mut reader, |(kind, ..)| *kind == 7).await;
+        assert_eq!(seen.last().unwrap().2[7], 5);
+    });
+}
+
+#[test]
+fn what_is_wrong_with_a_malformed_h2_request_is_told() {
+    run(async {
+        let served = serve2(Limits::default());
+        let (mut reader, mut writer) = tokio::io::split(served.client);
+        let no_path = frame(1, 5, 1, b"\x82\x86\x41\x01a");
+        writer.write_all(&[start(), no_path].concat()).await.unwrap();
+        let seen = frames(&mut reader, |(kind, ..)| *kind == 3).await;
+        assert_eq!(seen.last().unwrap().2, [0, 0, 0, 1]);
+        assert_eq!(served.handle.take_malformed(), ["no path"]);
+        assert!(served.handle.take_malformed().is_empty());
     });
 }

@@ -2,6 +2,9 @@
 
 use http::{HeaderMap, HeaderName, HeaderValue, StatusCode, header};
 
+/// The instruction that makes the reader's table empty (RFC 7541, 6.3).
+pub(crate) const EMPTY_TABLE: u8 = 0x20;
+
 /// Begins a response's block.
 pub(crate) fn status(block: &mut Vec<u8>, status: StatusCode) {
     let indexed = match status.as_u16() {

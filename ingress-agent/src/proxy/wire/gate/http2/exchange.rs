@@ -54,6 +54,8 @@ struct Sending<B> {
     /// The body has nothing after `data` but perhaps trailers.
     ended: bool,
     timer: Timer,
+    /// What the connection had sent when this stream was last polled.
+    sent: u64,
 }
 
 impl Place {
@@ -97,6 +99,7 @@ impl Place {
             data: Bytes::new(),
             ended: false,
             timer: Timer::default(),
+            sent: 0,
         })
     }
 
@@ -119,7 +122,7 @@ impl Place {
                 let mut wire = self.wire.borrow_mut();
                 let before = sending.data.len();
                 let sent = wire.poll_data(self.id, &mut sending.data, sending.ended, cx);
-                if sending.data.len() < before {
+                if sending.data.len() < before || wire.others_move(self.id, &mut sending.sent) {
                     sending.timer.progress();
                 }
                 if sent.is_pending() {

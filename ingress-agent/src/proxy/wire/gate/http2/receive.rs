@@ -22,9 +22,10 @@ impl Wire {
     pub(super) fn take_input(&mut self) -> Result<(), H2Refusal> {
         while let Some((frame, payload)) = self.follower.next(&mut self.input, self.now)? {
             self.receive(frame, payload)?;
-        }
-        if self.input.is_empty() && !self.follower.in_head() {
-            self.t.clock.end();
+            if !self.follower.in_head() {
+                // What is behind this frame has time of its own.
+                self.t.clock.end();
+            }
         }
         if self.input.is_empty() && self.streams.is_empty() {
             self.input = BytesMut::new();
@@ -81,9 +82,8 @@ impl Wire {
             self.follower.padding_alone(self.now)?;
         }
         let Some(stream) = self.streams.get_mut(&frame.stream) else {
-            // It was on its way when the stream ended.
             self.return_credit(all);
-            return Ok(());
+            return self.receive_late(frame.stream, flow);
         };
         stream.receive_window -= flow;
         stream.expects = false;
@@ -109,6 +109,25 @@ impl Wire {
         stream.ended = frame.end_stream();
         stream.wake_reader();
         self.return_credit(all.saturating_sub(kept));
+        Ok(())
+    }
+
+    /// DATA on a stream that is over (RFC 9113, 5.1): in order as far as it was on its way when we broke the stream off.
+    fn receive_late(&mut self, id: u32, flow: i64) -> Result<(), H2Refusal> {
+        let Some(window) = self.broken_off(id) else {
+            self.send(
+                kind::RST_STREAM,
+                0,
+                id,
+                &ErrorCode::StreamClosed.value().to_be_bytes(),
+            );
+            return Ok(());
+        };
+        *window -= flow;
+        if *window < 0 {
+            let how = "DATA goes on after its stream was broken off";
+            return Err(H2Refusal::with(ErrorCode::StreamClosed, how));
+        }
         Ok(())
     }
 
@@ -152,9 +171,9 @@ impl Wire {
         }
         let trailers = self.follower.trailers(block, &self.t.limits)?;
         let Some(stream) = self.streams.get_mut(&head.stream) else {
-            return match self.broken_off.contains(&head.stream) {
-                true => Ok(()),
-                false => Err(H2Refusal::with(
+            return match self.broken_off(head.stream) {
+                Some(_) => Ok(()),
+                None => Err(H2Refusal::with(
                     ErrorCode::StreamClosed,
                     "HEADERS on a stream that is over",
                 )),
@@ -183,7 +202,7 @@ impl Wire {
         let Asked { request, length } = match asked {
             Ok(asked) => asked,
             Err(Malformed(how)) => {
-                tracing::debug!(stream = id, "malformed request: {how}");
+                self.t.shared.malformed(how);
                 self.streams.insert(id, stream);
                 return self.reset(id, ErrorCode::Protocol);
             }
@@ -200,6 +219,7 @@ impl Wire {
         if whole {
             self.opened.push_back((id, request));
         } else {
+            self.t.shared.malformed("a content-length without a body");
             self.reset(id, ErrorCode::Protocol);
         }
     }

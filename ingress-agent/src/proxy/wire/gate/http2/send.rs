@@ -7,6 +7,7 @@ use http::HeaderMap;
 use http::header::DATE;
 use http::response::Parts;
 
+use super::settings::Table;
 use super::wire::{ROOM, Wire, kind};
 use crate::proxy::wire::gate::answer::with_date;
 use crate::proxy::wire::h2::encode;
@@ -55,10 +56,17 @@ impl Wire {
                 return Poll::Ready(());
             };
             let window = self.send_window.min(stream.send_window);
-            if window <= 0 || self.out.len() >= ROOM {
+            // One frame; then it is the turn of those who wait.
+            let is_next = std::mem::take(&mut stream.is_next);
+            let may = is_next || self.turns == 0 && self.waiting.is_empty();
+            self.turns = self.turns.saturating_sub(usize::from(is_next));
+            if window <= 0 || self.out.len() >= ROOM || !may {
                 stream.park(cx);
                 if stream.send_window > 0 && !std::mem::replace(&mut stream.waits, true) {
-                    self.waiting.push_back(id);
+                    match is_next {
+                        true => self.waiting.push_front(id),
+                        false => self.waiting.push_back(id),
+                    }
                 }
                 return Poll::Pending;
             }
@@ -69,6 +77,7 @@ impl Wire {
             let length = i64::try_from(chunk.len()).unwrap_or(i64::MAX);
             stream.send_window -= length;
             self.send_window -= length;
+            self.sent = self.sent.wrapping_add(chunk.len() as u64);
             let flags = if ends && data.is_empty() { END_STREAM } else { 0 };
             if !self.may_send(kind::DATA, flags, id, chunk.len()) {
                 return Poll::Ready(());
@@ -104,6 +113,8 @@ impl Wire {
 
     pub(super) fn send_block(&mut self, id: u32, flags: u8, block: &[u8]) {
         let most = self.peer.frame_bytes;
+        let emptied = self.empty_table(block);
+        let block = emptied.as_deref().unwrap_or(block);
         let (first, mut rest) = block.split_at(block.len().min(most));
         let last = |rest: &[u8]| if rest.is_empty() { END_HEADERS } else { 0 };
         self.send(kind::HEADERS, flags | last(rest), id, first);
@@ -112,6 +123,15 @@ impl Wire {
             rest = after;
             self.send(kind::CONTINUATION, last(rest), id, next);
         }
+    }
+
+    /// The block with what its reader has to hear of the table before it.
+    fn empty_table(&mut self, block: &[u8]) -> Option<Vec<u8>> {
+        if self.peer.table != Table::ToBeEmptied {
+            return None;
+        }
+        self.peer.table = Table::Empty;
+        Some([&[encode::EMPTY_TABLE], block].concat())
     }
 
     /// Counts what a client makes us send; false when the connection is about to end.

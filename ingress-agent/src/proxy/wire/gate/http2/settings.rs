@@ -5,6 +5,7 @@ use super::wire::{Wire, kind};
 use crate::proxy::wire::h2::frame::{ACK, Frame};
 use crate::proxy::wire::h2::{ErrorCode, H2Refusal};
 
+const HEADER_TABLE_SIZE: u16 = 0x1;
 const MAX_CONCURRENT_STREAMS: u16 = 0x3;
 const ENABLE_PUSH: u16 = 0x2;
 const INITIAL_WINDOW_SIZE: u16 = 0x4;
@@ -12,6 +13,8 @@ const MAX_FRAME_SIZE: u16 = 0x5;
 const MAX_HEADER_LIST_SIZE: u16 = 0x6;
 
 pub(super) const LARGEST_WINDOW: i64 = 0x7fff_ffff;
+/// What a decoder's table holds where nobody has said anything (RFC 9113, 6.5.2).
+const TABLE_BYTES: u32 = 4096;
 /// As much in one frame of ours, whatever more the client would take: others wait behind it.
 const LARGEST_FRAME: u32 = 16 * 1024;
 
@@ -20,8 +23,20 @@ pub(super) struct Peer {
     pub(super) initial_window: i64,
     /// The largest payload that it is sent.
     pub(super) frame_bytes: usize,
+    pub(super) table: Table,
     /// It has sent a GOAWAY.
     pub(super) leaves: bool,
+}
+
+/// What the client believes of the dynamic table that it keeps for us and that we never use.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Table {
+    /// As large as it is to begin with.
+    Untold,
+    /// The client made it smaller; the next header block has to say so before anything else (RFC 9113, 4.3.1).
+    ToBeEmptied,
+    /// Nothing is smaller.
+    Empty,
 }
 
 impl Default for Peer {
@@ -29,6 +44,7 @@ impl Default for Peer {
         Self {
             initial_window: 65_535,
             frame_bytes: 16 * 1024,
+            table: Table::Untold,
             leaves: false,
         }
     }
@@ -81,7 +97,11 @@ impl Wire {
                 self.peer.frame_bytes = usize::try_from(value.min(LARGEST_FRAME)).unwrap_or(16 * 1024);
                 Ok(())
             }
-            // Ours to send would be the dynamic table and pushes, which we don't use.
+            HEADER_TABLE_SIZE if value < TABLE_BYTES && self.peer.table == Table::Untold => {
+                self.peer.table = Table::ToBeEmptied;
+                Ok(())
+            }
+            // Ours to send would be pushes, which we don't use.
             _ => Ok(()),
         }
     }

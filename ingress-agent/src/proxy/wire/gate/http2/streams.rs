@@ -10,6 +10,8 @@ use http::HeaderMap;
 pub(super) const RECEIVE_WINDOW: i64 = 256 * 1024;
 /// Chunks are joined up to here, so that a body in tiny frames takes no more memory than one in large ones.
 const JOINED: usize = 4 * 1024;
+/// Chunks below this are copied; the largest buffer that others were read into is twice as large.
+const COPIED: usize = 16 * 1024;
 
 pub(super) type Streams = HashMap<u32, Stream, foldhash::fast::RandomState>;
 
@@ -35,6 +37,8 @@ pub(super) struct Stream {
     pub(super) is_head: bool,
     /// It is among those that wait for the connection.
     pub(super) waits: bool,
+    /// It waited for the connection, and may send a frame before those that still wait.
+    pub(super) is_next: bool,
     task: Option<Waker>,
     reader: Option<Waker>,
 }
@@ -54,6 +58,7 @@ impl Stream {
             answered: false,
             is_head: false,
             waits: false,
+            is_next: false,
             task: None,
             reader: None,
         }
@@ -62,6 +67,8 @@ impl Stream {
     pub(super) fn push(&mut self, data: BytesMut) {
         match self.received.back_mut() {
             Some(last) if last.len().saturating_add(data.len()) <= JOINED => last.extend_from_slice(&data),
+            // Not to hold what it was read with for so little.
+            _ if data.len() < COPIED => self.received.push_back(BytesMut::from(&data[..])),
             _ => self.received.push_back(data),
         }
     }
@@ -130,5 +137,22 @@ fn park(place: &mut Option<Waker>, cx: &Context<'_>) {
     match place {
         Some(waker) => waker.clone_from(cx.waker()),
         None => *place = Some(cx.waker().clone()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn little_data_does_not_hold_the_buffer_that_it_came_in() {
+        let mut stream = Stream::new(0);
+        for _ in 0..10 {
+            let mut read = BytesMut::zeroed(32 * 1024);
+            stream.push(read.split_to(3000));
+        }
+        let held: usize = stream.received.iter().map(BytesMut::capacity).sum();
+        assert!(held < 64 * 1024, "{held}");
+        assert_eq!(stream.unread(), 30_000);
     }
 }

@@ -1,5 +1,6 @@
 //! What only the HTTP/2 server does, seen by the `h2` crate's client on the other end of a pipe.
 
+use std::cell::Cell;
 use std::convert::Infallible;
 use std::future::poll_fn;
 use std::pin::Pin;
@@ -32,6 +33,7 @@ struct Served {
 async fn service(request: Request<ClientBody>, handle: GateHandle) -> Result<Answer, Infallible> {
     match request.uri().path() {
         "/never" => return std::future::pending().await,
+        "/huge" => return Ok(Response::new(Full::from(vec![b'x'; 1 << 24]))),
         "/large" => return Ok(Response::new(Full::from(vec![b'x'; 1 << 20]))),
         "/early" => return Ok(Response::new(Full::from("early"))),
         "/hints" => {
@@ -170,6 +172,32 @@ fn large_answers_share_a_connection_in_turns() {
             let (status, body) = answer.await.unwrap().unwrap();
             assert_eq!((status, body.len()), (StatusCode::OK, 1 << 20));
         }
+    });
+}
+
+#[test]
+fn an_answer_does_not_wait_for_a_larger_one_to_end() {
+    run(async {
+        // Windows that never close: only the pipe is narrow.
+        let (mut sender, connection): (SendRequest<Bytes>, _) = h2::client::Builder::new()
+            .initial_window_size(1 << 30)
+            .initial_connection_window_size(1 << 30)
+            .handshake(serve(Limits::default()).client)
+            .await
+            .unwrap();
+        spawn_local(connection);
+        let (huge, _) = sender.send_request(get("/huge"), true).unwrap();
+        let mut huge = huge.await.unwrap().into_body();
+        let read = Rc::new(Cell::new(0));
+        let count = Rc::clone(&read);
+        spawn_local(async move {
+            while let Some(Ok(data)) = huge.data().await {
+                count.set(count.get() + data.len());
+            }
+        });
+        let (large, _) = sender.send_request(get("/large"), true).unwrap();
+        assert_eq!(whole(large).await.unwrap().1.len(), 1 << 20);
+        assert!(read.get() < 1 << 23, "{} bytes came before", read.get());
     });
 }
 

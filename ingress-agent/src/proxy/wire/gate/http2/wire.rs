@@ -63,8 +63,13 @@ pub(super) struct Wire {
     pub(super) opened: VecDeque<(u32, Request<()>)>,
     /// Streams that wait for room or for the connection's window, the longest first.
     pub(super) waiting: VecDeque<u32>,
-    pub(super) broken_off: VecDeque<u32>,
+    /// Streams that waited, and whose turn it is.
+    pub(super) turns: usize,
+    /// With what their windows still allow.
+    broken_off: VecDeque<(u32, i64)>,
     pub(super) send_window: i64,
+    /// Data that went to the client on any stream.
+    pub(super) sent: u64,
     pub(super) receive_window: i64,
     unreturned: i64,
     pub(super) peer: Peer,
@@ -95,8 +100,10 @@ impl Wire {
             most_streams: usize::try_from(streams).unwrap_or(usize::MAX),
             opened: VecDeque::new(),
             waiting: VecDeque::new(),
+            turns: 0,
             broken_off: VecDeque::new(),
             send_window: 65_535,
+            sent: 0,
             receive_window: CONNECTION_WINDOW,
             unreturned: 0,
             peer: Peer::default(),
@@ -162,9 +169,7 @@ impl Wire {
         }
         let paused = self.out.len() > PAUSE;
         let written = self.out.poll_write(&mut self.t, cx)?;
-        if self.out.len() <= ROOM / 2 && self.send_window > 0 {
-            self.wake_waiting();
-        }
+        self.rouse();
         self.stirred |= paused && self.out.len() <= PAUSE;
         if written.is_ready() && self.streams.is_empty() {
             self.out.release();
@@ -198,9 +203,15 @@ impl Wire {
             return;
         };
         if !stream.ended {
-            self.remember_broken_off(id);
+            self.remember_broken_off(id, stream.receive_window);
         }
         self.send(kind::RST_STREAM, 0, id, &code.value().to_be_bytes());
+    }
+
+    /// Whether the stream only waits for its turn, and those before it go on.
+    pub(super) fn others_move(&self, id: u32, seen: &mut u64) -> bool {
+        let before = std::mem::replace(seen, self.sent);
+        before != self.sent && self.streams.get(&id).is_some_and(|stream| stream.waits)
     }
 
     // For the bodies of requests.
@@ -288,12 +299,29 @@ impl Wire {
         self.stirred = true;
     }
 
+    /// Lets those who wait go on when half of the room is free; false when there is nobody or no room.
+    pub(super) fn rouse(&mut self) -> bool {
+        let may = self.out.len() <= ROOM / 2 && self.send_window > 0 && !self.waiting.is_empty();
+        if may {
+            self.wake_waiting();
+        }
+        may
+    }
+
+    /// It is the turn of those who waited longest: of as many as have room for a frame each, so that one with much to say
+    /// doesn't come before one that has said nothing.
     pub(super) fn wake_waiting(&mut self) {
-        while let Some(id) = self.waiting.pop_front() {
+        let mut room = ROOM.saturating_sub(self.out.len());
+        while room > 0
+            && let Some(id) = self.waiting.pop_front()
+        {
             if let Some(stream) = self.streams.get_mut(&id) {
                 stream.waits = false;
+                stream.is_next = true;
+                self.turns = self.turns.saturating_add(1);
                 stream.wake();
                 self.stirred = true;
+                room = room.saturating_sub(self.peer.frame_bytes);
             }
         }
     }
@@ -311,6 +339,7 @@ impl Wire {
 
     pub(super) fn close(&mut self, id: u32) -> Option<Stream> {
         let mut stream = self.streams.remove(&id)?;
+        self.turns = self.turns.saturating_sub(usize::from(stream.is_next));
         // A request whose service has not begun never was.
         self.opened.retain(|(opened, _)| *opened != id);
         // What is waited for now may be another request, or the end.
@@ -321,11 +350,17 @@ impl Wire {
         Some(stream)
     }
 
-    fn remember_broken_off(&mut self, id: u32) {
+    fn remember_broken_off(&mut self, id: u32, window: i64) {
         if self.broken_off.len() >= BROKEN_OFF {
             self.broken_off.pop_front();
         }
-        self.broken_off.push_back(id);
+        self.broken_off.push_back((id, window));
+    }
+
+    /// What was left of the window of a stream that we broke off, if we still know.
+    pub(super) fn broken_off(&mut self, id: u32) -> Option<&mut i64> {
+        let known = self.broken_off.iter_mut().find(|(known, _)| *known == id);
+        known.map(|(_, window)| window)
     }
 
     pub(super) fn forget_streams(&mut self) {
