@@ -169,6 +169,31 @@ impl Fields {
             .retain(|(added, _)| !added.as_str().as_bytes().eq_ignore_ascii_case(name));
     }
 
+    /// Takes out fields whose name is this one to a backend that reads `_` as `-`, as CGI and its successors do (RFC 3875, 4.1.18), but not those of
+    /// the name itself.
+    pub fn remove_look_alikes(&mut self, name: &str) {
+        let name = name.as_bytes();
+        if self.kinds & kind(name) == 0 {
+            return;
+        }
+        let block = &self.block;
+        self.lines.retain(|line| !is_look_alike(line.name(block), name));
+        self.added
+            .retain(|(added, _)| !is_look_alike(added.as_str().as_bytes(), name));
+    }
+
+    /// Takes out the fields of a name, and those that are taken for it so.
+    pub fn remove_spellings(&mut self, name: &str) {
+        let name = name.as_bytes();
+        if self.kinds & kind(name) == 0 {
+            return;
+        }
+        let block = &self.block;
+        self.lines.retain(|line| !is_spelling(line.name(block), name));
+        self.added
+            .retain(|(added, _)| !is_spelling(added.as_str().as_bytes(), name));
+    }
+
     /// Every field, its name as it was written.
     pub fn iter(&self) -> impl Iterator<Item = (&[u8], &[u8])> {
         let lines = self.lines.iter();
@@ -235,9 +260,27 @@ pub fn visible(value: &[u8]) -> Option<&str> {
     std::str::from_utf8(value).ok()
 }
 
-/// One of 64 bits, the same for names that are the same without regard to case.
+/// Different names that are the same where `_` is read as `-`.
+fn is_look_alike(one: &[u8], other: &[u8]) -> bool {
+    is_spelling(one, other) && !one.eq_ignore_ascii_case(other)
+}
+
+/// Names that are the same where `_` is read as `-`.
+fn is_spelling(one: &[u8], other: &[u8]) -> bool {
+    let fold = |byte: &u8| match byte {
+        b'_' => b'-',
+        byte => byte.to_ascii_lowercase(),
+    };
+    one.len() == other.len() && one.iter().map(fold).eq(other.iter().map(fold))
+}
+
+/// One of 64 bits, the same for names that are the same without regard to case, or to `_` and `-`.
 fn kind(name: &[u8]) -> u64 {
-    let last = name.last().map_or(0, |byte| usize::from(*byte | 0x20));
+    let last = match name.last() {
+        None => 0,
+        Some(b'_') => usize::from(b'-'),
+        Some(byte) => usize::from(*byte | 0x20),
+    };
     1 << ((name.len() ^ (last << 2)) & 63)
 }
 

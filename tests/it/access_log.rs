@@ -46,6 +46,17 @@ fn every_request_only_errors_or_nothing_is_logged_as_the_mode_says() -> Done {
 }
 
 #[test]
+fn an_answer_of_the_agents_own_has_taken_its_time_too() -> Done {
+    let lines = logged(&[], 3)?;
+    for line in &lines {
+        let took = line["duration_ms"].as_f64().unwrap_or_default();
+        assert!(took > 0.0, "{line:#}");
+    }
+    assert_eq!(lines.len(), 6, "{lines:#?}");
+    Ok(())
+}
+
+#[test]
 fn a_sample_keeps_a_share_of_what_went_well_and_every_error() -> Done {
     let lines = logged(&["--access-log-sample", "0.5"], 200)?;
     assert_eq!(count(&lines, 404), 200);

@@ -23,6 +23,7 @@ mod grpc;
 mod h2;
 mod h2_backend;
 mod harness;
+mod heads;
 mod hosts;
 mod lifecycle;
 mod ownership;

@@ -73,7 +73,7 @@ pub(crate) enum Case {
     IdleTls,
     /// Latency at half of each server's own saturating rate.
     HalfLoad,
-    /// Instructions a request, counted by valgrind: HTTP/1.1, 404 and HTTPS, of the agent alone.
+    /// Instructions a request, counted by valgrind: HTTP/1.1, 404, HTTPS and h2, of the agent alone.
     Instructions,
     /// Latency of the agent while 10 Ingresses and 1,000 endpoints a second change.
     Changes,

@@ -91,7 +91,8 @@ impl Account {
     /// Hands the account over to the response's body.
     pub(crate) fn serve(mut self: Box<Self>, response: Response<ResponseBody>) -> Response<Served> {
         self.status = response.status.as_u16();
-        self.answered_after = self.timing.map(|_| self.started.elapsed());
+        let now = moment::now().into_std();
+        self.answered_after = self.timing.map(|_| now.saturating_duration_since(self.started));
         if let Some(progress) = &self.progress {
             progress.answered.set(true);
         }
@@ -172,6 +173,14 @@ impl Account {
             .map_or(0, |progress| progress.received.get())
     }
 
+    /// An answer of our own may be out before the moment has passed in which its request was read; it took its time all the same.
+    fn end(&self) -> Instant {
+        match moment::now().into_std() {
+            now if now > self.started => now,
+            _ => Instant::now(),
+        }
+    }
+
     fn record(&self, ended: Instant) -> RequestRecord<'_> {
         let connection = &self.connection;
         let Head {
@@ -227,7 +236,7 @@ impl Drop for Account {
             self.reason = Some(Reason::ClientClosed);
         }
         self.connection.gate.request_finished();
-        let ended = moment::now().into_std();
+        let ended = self.end();
         if let Some(in_flight) = &mut self.in_flight {
             in_flight.ended = Some(ended);
         }

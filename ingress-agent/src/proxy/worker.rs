@@ -297,8 +297,11 @@ impl Worker {
         moment.saturating_duration_since(self.shared.started)
     }
 
-    /// What the clock on the wall said at a moment: asked once a second, and reckoned in between.
+    /// What the clock on the wall said at a moment: asked once a second, and reckoned in between. Without an access log nobody wants to know: the epoch.
     pub(crate) fn wall_clock(&self, moment: Instant) -> SystemTime {
+        if self.access_log.is_off() {
+            return SystemTime::UNIX_EPOCH;
+        }
         let (mut read_at, mut wall) = self.wall_clock.get();
         if moment.saturating_duration_since(read_at) > Duration::from_secs(1) {
             (read_at, wall) = (Instant::now(), SystemTime::now());

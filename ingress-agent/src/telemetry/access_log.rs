@@ -101,6 +101,11 @@ pub struct AccessLog {
 }
 
 impl AccessLog {
+    /// No request has a line.
+    pub fn is_off(&self) -> bool {
+        self.sink.batches.is_none()
+    }
+
     /// Writes the request's line, when the settings and the route want one.
     pub fn log(&self, record: &RequestRecord<'_>) {
         if !self.wants(record) {
@@ -140,7 +145,7 @@ impl AccessLog {
     }
 
     fn wants(&self, record: &RequestRecord<'_>) -> bool {
-        if self.sink.batches.is_none() || record.route.is_some_and(|route| !route.policy.access_log) {
+        if self.is_off() || record.route.is_some_and(|route| !route.policy.access_log) {
             return false;
         }
         let share = self.sink.settings.sample.share();

@@ -153,7 +153,14 @@ impl Forwarding {
 impl Forwarded<'_> {
     /// To be sent beside the request's own fields, of which [`Self::make_way`] has taken out what these replace.
     pub fn fields(&self) -> impl Iterator<Item = (&'static str, &[u8])> {
-        let fields = [
+        let fields = self.all();
+        fields
+            .into_iter()
+            .filter_map(|(name, value)| Some((name, value?)))
+    }
+
+    fn all(&self) -> [(&'static str, Option<&[u8]>); 8] {
+        [
             (X_FORWARDED_SCHEME, Some(self.scheme.as_bytes())),
             (X_FORWARDED_PROTO, Some(self.scheme.as_bytes())),
             (X_REAL_IP, Some(&*self.real_ip)),
@@ -162,16 +169,17 @@ impl Forwarded<'_> {
             (X_FORWARDED_PORT, self.port.as_deref()),
             (X_REQUEST_ID, self.request_id.as_ref().map(<[u8; 32]>::as_slice)),
             (FORWARDED, self.forwarded.as_deref()),
-        ];
-        fields
-            .into_iter()
-            .filter_map(|(name, value)| Some((name, value?)))
+        ]
     }
 
-    /// Takes out what a request says of the same things.
+    /// Takes out what a request says of the same things, and what a backend that reads `_` as `-` would take for it: no proxy that may be trusted
+    /// sends that, but one that passes it on from its client is conceivable.
     pub fn make_way(&self, headers: &mut Fields) {
-        for (name, _) in self.fields() {
-            headers.remove(name);
+        for (name, ours) in self.all() {
+            match ours {
+                Some(_) => headers.remove_spellings(name),
+                None => headers.remove_look_alikes(name),
+            }
         }
         if self.drops_forwarded {
             headers.remove(FORWARDED);
@@ -211,8 +219,11 @@ fn continued(headers: &Fields, name: &str, last: &[u8]) -> Vec<u8> {
 
 fn has_sane_id(headers: &Fields) -> bool {
     const LONGEST: usize = 128;
-    let id = headers.get(X_REQUEST_ID).unwrap_or_default();
-    (1..=LONGEST).contains(&id.len()) && id.iter().all(u8::is_ascii_graphic)
+    let mut ids = headers.get_all(X_REQUEST_ID);
+    let id = ids.next().unwrap_or_default();
+    // Of two, the backend might take the other one than the log.
+    let is_one = ids.next().is_none();
+    is_one && (1..=LONGEST).contains(&id.len()) && id.iter().all(u8::is_ascii_graphic)
 }
 
 /// 32 hexadecimal digits.

@@ -8,7 +8,7 @@ use crate::snapshot::Route;
 /// One change of header fields.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Edit {
-    /// In place of all fields of this name.
+    /// In place of all fields of this name, also where `_` is read as `-`.
     Set(HeaderName, HeaderValue),
     /// Besides those that are there.
     Append(HeaderName, HeaderValue),
@@ -18,7 +18,10 @@ pub enum Edit {
 pub fn apply(headers: &mut Fields, edits: impl IntoIterator<Item = Edit>) {
     for edit in edits {
         match edit {
-            Edit::Set(name, value) => headers.insert(name, value),
+            Edit::Set(name, value) => {
+                headers.remove_spellings(name.as_str());
+                headers.append(name, value);
+            }
             Edit::Append(name, value) => headers.append(name, value),
             Edit::Remove(name) => headers.remove(name.as_str()),
         }
@@ -62,12 +65,17 @@ pub fn remove_hop_by_hop(headers: &mut Fields) {
     ] {
         headers.remove(name);
     }
+    // Nor may a backend that reads `_` as `-` learn of another framing than ours.
+    for name in ["content-length", "transfer-encoding"] {
+        headers.remove_look_alikes(name);
+    }
     reduce_te(headers);
 }
 
 fn named_by_connection(headers: &Fields) -> Vec<String> {
+    // The last three are what it usually says, and go anyway.
     let is_ours = |name: &&str| {
-        ["host", "content-length", "te"]
+        ["host", "content-length", "te", "keep-alive", "close", "upgrade"]
             .iter()
             .any(|own| name.eq_ignore_ascii_case(own))
     };

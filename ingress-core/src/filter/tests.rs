@@ -590,6 +590,35 @@ fn what_a_trusted_peer_says_of_the_client_is_kept_and_continued() {
 }
 
 #[test]
+fn an_identifier_that_comes_twice_is_not_believed_of_anybody() {
+    let forwarding = Forwarding {
+        trusted: vec!["10.0.0.0/8".parse().unwrap()],
+        forwarded: false,
+    };
+    let twice = [("x-request-id", "one"), ("x-request-id", "other")];
+    let (_, map) = forwarded(&forwarding, "10.0.0.1", &twice);
+    let ids: Vec<_> = map.get_all("x-request-id").iter().collect();
+    assert_eq!(ids, ["00000000000000000000000000000abc"]);
+}
+
+#[test]
+fn what_is_set_stands_alone_also_where_an_underscore_is_read_as_a_dash() {
+    let mut fields = headers(&[
+        ("x_user", "root"),
+        ("x-user", "root"),
+        ("x_use", "1"),
+        ("xauser", "2"),
+    ]);
+    let name = HeaderName::from_static("x-user");
+    apply(&mut fields, [Edit::Set(name, HeaderValue::from_static("me"))]);
+    let left = map(&[("x_use", "1"), ("xauser", "2"), ("x-user", "me")]);
+    assert_eq!(HeaderMap::from(&fields), left);
+    let mut fields = headers(&[("x_", "root")]);
+    fields.remove_look_alikes("x-");
+    assert!(fields.is_empty());
+}
+
+#[test]
 fn the_client_is_the_right_most_address_that_no_trusted_proxy_has() {
     let forwarding = Forwarding {
         trusted: vec!["10.0.0.0/8".parse().unwrap(), "2001:db8::/32".parse().unwrap()],

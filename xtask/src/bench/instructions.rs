@@ -12,6 +12,8 @@ use super::{Bench, Case, exists};
 use crate::workspace::{self, Profile};
 
 const CONNECTIONS: u32 = 16;
+/// At once on each, over h2.
+const STREAMS: &str = "--max-concurrent-streams=10";
 /// What connections cost by themselves is in both runs, and not in their difference.
 const FEW: u32 = 400;
 const MANY: u32 = 4400;
@@ -31,7 +33,7 @@ pub(super) fn run(bench: &Bench<'_>) -> anyhow::Result<()> {
     let _backend = Running::backend(&site)?;
     let agent = Running::counted(&site, &programs, &bench.options.agent_flag)?;
     println!("\n{:<22} {:>22}", "case", "instructions a request");
-    for case in [Case::Http1, Case::NotFound, Case::Https] {
+    for case in [Case::Http1, Case::NotFound, Case::Https, Case::H2] {
         // Whatever the first requests set up is there afterwards.
         load(case, &agent, FEW)?;
         let few = count(bench, &site, &agent, case, FEW)?;
@@ -71,12 +73,16 @@ fn load(case: Case, agent: &Running, requests: u32) -> anyhow::Result<()> {
         Case::Https => ("https", agent.ports.https),
         _ => ("http", agent.ports.http),
     };
+    let protocol = match case {
+        Case::H2 => STREAMS,
+        _ => "--h1",
+    };
     let name = match case {
         Case::NotFound => "unmatched.bench.test".to_owned(),
         _ => host(42),
     };
     let output = Command::new("h2load")
-        .args(["--h1", &format!("--clients={CONNECTIONS}")])
+        .args([protocol, &format!("--clients={CONNECTIONS}")])
         .arg(format!("--requests={requests}"))
         .arg(format!("--connect-to=127.0.0.1:{port}"))
         .arg(format!("{scheme}://{name}/api/item"))

@@ -6,16 +6,13 @@ use std::cell::{Cell, RefCell};
 use std::collections::HashMap;
 use std::hash::BuildHasher;
 use std::net::SocketAddr;
-use std::pin::Pin;
 use std::rc::{Rc, Weak};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
-use std::task::{Context, Waker};
 use std::time::{Duration, Instant};
 
 use bytes::BytesMut;
 use ingress_core::resource::Protocol;
-use tokio::io::{AsyncRead, ReadBuf};
 use tokio::sync::Notify;
 
 use super::http2::SharedConnection;
@@ -60,16 +57,14 @@ impl IdleBudget {
         self.all.load(Ordering::Relaxed)
     }
 
-    fn slot(&self, address: &SocketAddr) -> Option<&AtomicU32> {
+    /// Where an endpoint is counted.
+    fn place(&self, address: &SocketAddr) -> usize {
         let hash = self.hasher.hash_one(address);
-        let index = hash % self.slots.len() as u64;
-        usize::try_from(index)
-            .ok()
-            .and_then(|index| self.slots.get(index))
+        usize::try_from(hash % self.slots.len() as u64).unwrap_or_default()
     }
 
-    fn take(&self, address: &SocketAddr) -> bool {
-        let Some(slot) = self.slot(address) else {
+    fn take(&self, place: usize) -> bool {
+        let Some(slot) = self.slots.get(place) else {
             return false;
         };
         if slot.fetch_add(1, Ordering::Relaxed) >= self.per_endpoint {
@@ -84,8 +79,8 @@ impl IdleBudget {
         true
     }
 
-    fn give(&self, address: &SocketAddr) {
-        if let Some(slot) = self.slot(address) {
+    fn give(&self, place: usize) {
+        if let Some(slot) = self.slots.get(place) {
             slot.fetch_sub(1, Ordering::Relaxed);
             self.all.fetch_sub(1, Ordering::Relaxed);
         }
@@ -163,8 +158,9 @@ pub(super) struct Pool {
     head_buffers: RefCell<Vec<Vec<u8>>>,
 }
 
-#[derive(Default)]
 struct Endpoint {
+    /// In the budget.
+    place: usize,
     idle: Vec<Idle>,
     shared: Vec<Rc<SharedConnection>>,
 }
@@ -237,14 +233,16 @@ impl Pool {
         now: Instant,
     ) -> Option<Connection> {
         let mut endpoints = self.endpoints.borrow_mut();
-        let idle = &mut endpoints.get_mut(address)?.idle;
+        let Endpoint {
+            idle, place: budget, ..
+        } = endpoints.get_mut(address)?;
         loop {
             let place = idle
                 .iter()
                 .rposition(|idle| idle.connection.key.is(protocol, server_name))?;
             let mut found = idle.remove(place);
-            self.budget.give(address);
-            if found.until > now && is_quiet(&mut found.connection.transport) {
+            self.budget.give(*budget);
+            if found.until > now && found.connection.transport.is_quiet() {
                 self.count_reuse();
                 return Some(found.connection);
             }
@@ -260,17 +258,14 @@ impl Pool {
             return;
         };
         let address = connection.key.address;
-        if connection.single_use || !self.budget.take(&address) {
+        if connection.single_use {
             return;
         }
-        let idle = Idle { connection, until };
-        self.endpoints
-            .borrow_mut()
-            .entry(address)
-            .or_default()
-            .idle
-            .push(idle);
-        self.start_sweep();
+        self.at_endpoint(address, |endpoint| {
+            if self.budget.take(endpoint.place) {
+                endpoint.idle.push(Idle { connection, until });
+            }
+        });
     }
 
     /// One second before the backend's own limit, so that it does not close while we send.
@@ -302,12 +297,21 @@ impl Pool {
     }
 
     pub(super) fn share(&self, connection: Rc<SharedConnection>) {
-        self.endpoints
-            .borrow_mut()
-            .entry(connection.key.address)
-            .or_default()
-            .shared
-            .push(connection);
+        self.at_endpoint(connection.key.address, |endpoint| {
+            endpoint.shared.push(connection)
+        });
+    }
+
+    /// Adds to what is kept for an endpoint.
+    fn at_endpoint(&self, address: SocketAddr, add: impl FnOnce(&mut Endpoint)) {
+        let mut endpoints = self.endpoints.borrow_mut();
+        let endpoint = endpoints.entry(address).or_insert_with(|| Endpoint {
+            place: self.budget.place(&address),
+            idle: Vec::new(),
+            shared: Vec::new(),
+        });
+        add(endpoint);
+        drop(endpoints);
         self.start_sweep();
     }
 
@@ -352,7 +356,10 @@ impl Pool {
         self.endpoints.borrow_mut().retain(|address, endpoint| {
             let keep = keep(address);
             if !keep {
-                endpoint.idle.iter().for_each(|_| self.budget.give(address));
+                endpoint
+                    .idle
+                    .iter()
+                    .for_each(|_| self.budget.give(endpoint.place));
             }
             keep
         });
@@ -418,11 +425,12 @@ impl Pool {
     /// Closes what is over its time or was closed by the backend; whether anything is left.
     fn sweep(&self, now: Instant) -> bool {
         let mut endpoints = self.endpoints.borrow_mut();
-        endpoints.retain(|address, endpoint| {
+        endpoints.retain(|_, endpoint| {
+            let place = endpoint.place;
             endpoint.idle.retain_mut(|idle| {
-                let keep = idle.until > now && is_quiet(&mut idle.connection.transport);
+                let keep = idle.until > now && idle.connection.transport.is_quiet();
                 if !keep {
-                    self.budget.give(address);
+                    self.budget.give(place);
                 }
                 keep
             });
@@ -444,17 +452,11 @@ impl Pool {
 
 impl Drop for Pool {
     fn drop(&mut self) {
-        for (address, endpoint) in self.endpoints.get_mut() {
-            endpoint.idle.iter().for_each(|_| self.budget.give(address));
+        for endpoint in self.endpoints.get_mut().values() {
+            endpoint
+                .idle
+                .iter()
+                .for_each(|_| self.budget.give(endpoint.place));
         }
     }
-}
-
-/// Whether an idle connection has neither ended nor said anything before it was asked. Costs no system call while the reactor has seen nothing.
-fn is_quiet(transport: &mut Transport) -> bool {
-    let mut byte = [0];
-    let mut cx = Context::from_waker(Waker::noop());
-    Pin::new(transport)
-        .poll_read(&mut cx, &mut ReadBuf::new(&mut byte))
-        .is_pending()
 }

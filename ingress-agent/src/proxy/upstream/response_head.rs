@@ -286,7 +286,7 @@ impl ConnectionFields {
                 return Ok(true);
             }
             17 if is(b"transfer-encoding") => self.read_transfer_encoding(value)?,
-            10 if is(b"connection") => self.read_connection(value),
+            10 if is(b"connection") => self.read_connection(value)?,
             7 if is(b"upgrade") => self.to_websocket = value.eq_ignore_ascii_case(b"websocket"),
             10 if is(b"keep-alive") => self.keep_alive = keep_alive_timeout(value),
             16 if is(b"proxy-connection") => {}
@@ -303,7 +303,7 @@ impl ConnectionFields {
         Ok(())
     }
 
-    fn read_connection(&mut self, value: &[u8]) {
+    fn read_connection(&mut self, value: &[u8]) -> Result<(), &'static str> {
         for option in value.split(|byte| *byte == b',') {
             let option = option.trim_ascii();
             if option.eq_ignore_ascii_case(b"close") {
@@ -312,10 +312,13 @@ impl ConnectionFields {
                 self.upgrade = true;
             } else if option.eq_ignore_ascii_case(b"keep-alive") {
                 // A field of this name is not passed on anyway.
+            } else if self.nominated.len() >= h1::MOST_CONNECTION_OPTIONS {
+                return Err("too many names in Connection");
             } else if let Ok(name) = std::str::from_utf8(option) {
                 self.nominated.push(name.to_owned());
             }
         }
+        Ok(())
     }
 
     /// RFC 9110, 7.6.1: fields that Connection names end here. Content-Length stays: the framing was decided with it.

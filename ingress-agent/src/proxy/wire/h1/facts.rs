@@ -10,6 +10,9 @@ use crate::proxy::wire::Refusal;
 /// Far above any body, and far below where sums of lengths could overflow.
 const LARGEST_LENGTH: u64 = 1 << 62;
 
+/// Each option is looked for among all fields: thousands of them would be work that costs the client nothing.
+pub(in crate::proxy) const MOST_CONNECTION_OPTIONS: usize = 32;
+
 #[derive(Clone, Debug)]
 pub(super) struct Facts {
     version: Version,
@@ -18,6 +21,7 @@ pub(super) struct Facts {
     length: Option<u64>,
     coding: Coding,
     expect_continue: bool,
+    connection_options: usize,
     close: bool,
     keep_alive: bool,
     upgrade: bool,
@@ -42,6 +46,7 @@ impl Default for Facts {
             length: None,
             coding: Coding::Absent,
             expect_continue: false,
+            connection_options: 0,
             close: false,
             keep_alive: false,
             upgrade: false,
@@ -103,6 +108,10 @@ impl Facts {
         for option in members(value) {
             if !is_token(option) {
                 return Err(Refusal::bad("Connection has a member that is not a token"));
+            }
+            self.connection_options = self.connection_options.saturating_add(1);
+            if self.connection_options > MOST_CONNECTION_OPTIONS {
+                return Err(Refusal::bad("Connection has more members than anybody needs"));
             }
             match option.len() {
                 5 => self.close |= option.eq_ignore_ascii_case(b"close"),
