@@ -152,6 +152,8 @@ fn malformed_h2_requests_never_reach_the_backend() {
         ("query without a path", get("?a=b", &[])),
         ("backslash in the path", get("/a\\b", &[])),
         ("absolute path", get("http://evil.test/", &[])),
+        ("fragment in the path", get("/a#b", &[])),
+        ("fragment in the query", get("/a?b#c", &[])),
         ("empty path", get("", &[])),
         ("CR LF in the method", request("GET / HTTP/1.1\r\nX: y", "/", &[])),
         ("space in the method", request("GET /prize", "/", &[])),

@@ -163,9 +163,10 @@ impl Decoder {
             Name::Method => Method::from_bytes(value).ok().map(Field::Method),
             Name::Scheme => Scheme::try_from(value).ok().map(Field::Scheme),
             Name::Authority => Authority::try_from(value).ok().map(Field::Authority),
+            // The type would drop a fragment without a word; `:path` has none (RFC 9113, 8.3.1).
             Name::Path => PathAndQuery::try_from(value.get(..self.longest_path).unwrap_or(value))
                 .ok()
-                .filter(|_| !value.is_empty())
+                .filter(|_| !value.is_empty() && !value.contains(&b'#'))
                 .map(Field::Path),
             Name::Header(name) => read_value(value).map(|value| Field::Header(name.clone(), value)),
             Name::Malformed(how) => Some(Field::Malformed(how)),
