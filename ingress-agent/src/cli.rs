@@ -11,7 +11,7 @@ use std::io::Write;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
-use clap::{CommandFactory, Parser, Subcommand, ValueEnum};
+use clap::{Args, CommandFactory, Parser, Subcommand, ValueEnum};
 use clap_complete::Shell;
 
 use crate::config::flags::{ClassFlags, RunFlags};
@@ -163,6 +163,23 @@ struct CheckFlags {
     output: Output,
     #[command(flatten)]
     classes: ClassFlags,
+}
+
+/// What commands to the agents of this node have in common.
+#[derive(Debug, Args)]
+struct NodeFlags {
+    /// The --run-dir of the agents.
+    #[arg(
+        long,
+        value_name = "DIR",
+        env = "INGRESS_AGENT_RUN_DIR",
+        default_value = "/run/ingress-agent",
+        global = true
+    )]
+    run_dir: PathBuf,
+    /// How to print: text for people, json for programs.
+    #[arg(short, long, value_name = "FORMAT", default_value = "text", global = true)]
+    output: Output,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]

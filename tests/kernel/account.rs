@@ -217,16 +217,22 @@ fn a_slow_network_of_the_clients_is_told_from_a_slow_pod() -> Done {
     Ok(())
 }
 
-#[test]
-fn a_slow_pod_is_told_from_the_networks() -> Done {
+/// With a pod that takes 150 ms for each answer.
+fn slow_site() -> anyhow::Result<Option<Site>> {
     let Some(mut site) = Site::new()? else {
-        return Ok(());
+        return Ok(None);
     };
     site.backend = site
         .net
         .node
         .run(|| Echo::start_slow("web", Duration::from_millis(150)))?;
     site.manifests.service("web", &[site.backend.address()])?;
+    Ok(Some(site))
+}
+
+#[test]
+fn a_slow_pod_is_told_from_the_networks() -> Done {
+    let Some(site) = slow_site()? else { return Ok(()) };
     let agent = site.start(&ON)?;
     requests(&site, 6, "/")?;
     let route = slow(&site, &agent)?;
@@ -326,14 +332,7 @@ const NONE: [&str; 2] = ["setpriv", "--bounding-set=-all"];
 
 #[test]
 fn where_the_kernel_does_not_count_requests_are_sampled_and_it_says_so() -> Done {
-    let Some(mut site) = Site::new()? else {
-        return Ok(());
-    };
-    site.backend = site
-        .net
-        .node
-        .run(|| Echo::start_slow("web", Duration::from_millis(150)))?;
-    site.manifests.service("web", &[site.backend.address()])?;
+    let Some(site) = slow_site()? else { return Ok(()) };
     let agent = AgentProcess::watch(&mut site.command(&NONE, &["--http", &format!("{NODE}:8080")]))?;
     let kernel = page(&site, &agent, "/kernel")?;
     assert!(

@@ -9,25 +9,15 @@ use std::time::Duration;
 use clap::{Args, Subcommand};
 use serde::Serialize;
 
-use super::{Exit, Output, complain, print};
+use super::{Exit, NodeFlags, Output, complain, print};
 use crate::bans::BanView;
 use crate::config::units;
 use crate::kernel::control::{self, Answer, Order};
 
 #[derive(Debug, Args)]
 pub(super) struct BanFlags {
-    /// The --run-dir of the agents.
-    #[arg(
-        long,
-        value_name = "DIR",
-        env = "INGRESS_AGENT_RUN_DIR",
-        default_value = "/run/ingress-agent",
-        global = true
-    )]
-    run_dir: PathBuf,
-    /// How to print: text for people, json for programs.
-    #[arg(short, long, value_name = "FORMAT", default_value = "text", global = true)]
-    output: Output,
+    #[command(flatten)]
+    node: NodeFlags,
     #[command(subcommand)]
     task: Option<Task>,
 }
@@ -85,9 +75,14 @@ pub(super) fn bans(flags: &BanFlags, out: &mut dyn Write) -> Exit {
             milliseconds: u64::try_from(lasts.as_millis()).unwrap_or(u64::MAX),
         },
     };
-    let agents = match control::agents(&flags.run_dir) {
+    let agents = match control::agents(&flags.node.run_dir) {
         Ok(agents) => agents,
-        Err(error) => return complain(&format!("{}: {error}", flags.run_dir.display()), Exit::Failed),
+        Err(error) => {
+            return complain(
+                &format!("{}: {error}", flags.node.run_dir.display()),
+                Exit::Failed,
+            );
+        }
     };
     if agents.is_empty() {
         return complain(
@@ -96,7 +91,7 @@ pub(super) fn bans(flags: &BanFlags, out: &mut dyn Write) -> Exit {
         );
     }
     let answers: Vec<_> = agents.into_iter().map(|socket| ask(socket, &order)).collect();
-    let printed = match flags.output {
+    let printed = match flags.node.output {
         Output::Text => print(out, text(&answers, &order).as_bytes()),
         Output::Json => match serde_json::to_string_pretty(&answers) {
             Ok(json) => print(out, (json + "\n").as_bytes()),

@@ -8,7 +8,7 @@ use clap::{Args, Subcommand};
 use ingress_common::abi::WHOLE;
 use serde::Serialize;
 
-use super::{Exit, Output, complain, print};
+use super::{Exit, NodeFlags, Output, complain, print};
 use crate::config::Sample;
 use crate::kernel::control::{self, Answer, Order, Status};
 use crate::kernel::port_owner;
@@ -17,18 +17,8 @@ use crate::kernel::rights::RightsView;
 
 #[derive(Debug, Args)]
 pub(super) struct KernelFlags {
-    /// The --run-dir of the agents.
-    #[arg(
-        long,
-        value_name = "DIR",
-        env = "INGRESS_AGENT_RUN_DIR",
-        default_value = "/run/ingress-agent",
-        global = true
-    )]
-    run_dir: PathBuf,
-    /// How to print: text for people, json for programs.
-    #[arg(short, long, value_name = "FORMAT", default_value = "text", global = true)]
-    output: Output,
+    #[command(flatten)]
+    node: NodeFlags,
     #[command(subcommand)]
     task: Task,
 }
@@ -61,12 +51,17 @@ pub(super) fn kernel(flags: &KernelFlags, out: &mut dyn Write) -> Exit {
             share: share.parts_of(WHOLE),
         },
     };
-    let agents = match control::agents(&flags.run_dir) {
+    let agents = match control::agents(&flags.node.run_dir) {
         Ok(agents) => agents,
-        Err(error) => return complain(&format!("{}: {error}", flags.run_dir.display()), Exit::Failed),
+        Err(error) => {
+            return complain(
+                &format!("{}: {error}", flags.node.run_dir.display()),
+                Exit::Failed,
+            );
+        }
     };
     let answers: Vec<_> = agents.into_iter().map(|socket| ask(socket, &order)).collect();
-    let printed = match flags.output {
+    let printed = match flags.node.output {
         Output::Text => print(out, text(&answers, &order).as_bytes()),
         Output::Json => match serde_json::to_string_pretty(&answers) {
             Ok(json) => print(out, (json + "\n").as_bytes()),

@@ -97,8 +97,8 @@ impl Accounting {
             .unwrap_or_default();
         Ok(Self {
             tags: tags(&mut ebpf)?,
-            sums: Mutex::new(take(&mut ebpf, "SUMS")?),
-            lost: take(&mut ebpf, "LOST")?,
+            sums: Mutex::new(object::take(Hook::Account, &mut ebpf, "SUMS")?),
+            lost: object::take(Hook::Account, &mut ebpf, "LOST")?,
             programs: Mutex::new(Some(ebpf)),
             cgroup: cgroup.display().to_string(),
             resets_unknown,
@@ -233,14 +233,4 @@ fn tags(ebpf: &mut Ebpf) -> Result<MapData, Trouble> {
             "the object has no map TAGS of socket storage",
         )),
     }
-}
-
-fn take<M: TryFrom<Map, Error: std::error::Error + 'static>>(
-    ebpf: &mut Ebpf,
-    name: &str,
-) -> Result<M, Trouble> {
-    let map = ebpf
-        .take_map(name)
-        .ok_or_else(|| Trouble::unfit(Hook::Account, Step::Maps, format!("the object has no map {name}")))?;
-    M::try_from(map).map_err(|error| Trouble::from_aya(Hook::Account, Step::Maps, &error))
 }

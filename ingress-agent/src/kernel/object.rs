@@ -2,6 +2,7 @@
 
 mod part;
 
+use aya::maps::Map;
 use aya::{Ebpf, EbpfLoader};
 
 use super::trouble::{Hook, Step, Trouble};
@@ -22,4 +23,16 @@ pub(super) fn load(hook: Hook, maps: &[&str]) -> Result<Ebpf, Trouble> {
         .btf(None)
         .load(&part)
         .map_err(|error| Trouble::from_aya(hook, Step::Maps, &error))
+}
+
+/// A map of a hook's part, as what it is.
+pub(super) fn take<M: TryFrom<Map, Error: std::error::Error + 'static>>(
+    hook: Hook,
+    ebpf: &mut Ebpf,
+    name: &str,
+) -> Result<M, Trouble> {
+    let map = ebpf
+        .take_map(name)
+        .ok_or_else(|| Trouble::unfit(hook, Step::Maps, format!("the object has no map {name}")))?;
+    M::try_from(map).map_err(|error| Trouble::from_aya(hook, Step::Maps, &error))
 }

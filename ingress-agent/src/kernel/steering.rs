@@ -7,10 +7,10 @@ mod private;
 use std::fs::File;
 use std::net::{IpAddr, Ipv6Addr, SocketAddr, TcpListener};
 
+use aya::Ebpf;
 use aya::maps::{HashMap, MapData, PerCpuArray, SockMap};
 use aya::programs::SkLookup;
 use aya::programs::sk_lookup::SkLookupLink;
-use aya::{Ebpf, maps::Map};
 use ingress_common::abi::{
     Address, FLAG_LOOPBACK, MAX_SERVED, MAX_SLOTS, Served, ServedKey, SteerCounts, WHOLE,
 };
@@ -92,8 +92,8 @@ impl Steering {
             .map_err(|error| Trouble::io(Hook::Steering, Step::Listen, &error))?;
         let entries = entries(wanted, &listeners, share)?;
         let mut steering = Self {
-            served: take(&mut program, "SERVED")?,
-            counts: take(&mut program, "STEER_COUNTS")?,
+            served: object::take(Hook::Steering, &mut program, "SERVED")?,
+            counts: object::take(Hook::Steering, &mut program, "STEER_COUNTS")?,
             _sockets: sockets(&mut program, &listeners)?,
             program,
             link: None,
@@ -224,22 +224,8 @@ fn program(ebpf: &mut Ebpf) -> Result<&mut SkLookup, Trouble> {
         })
 }
 
-fn take<M: TryFrom<Map, Error: std::error::Error + 'static>>(
-    ebpf: &mut Ebpf,
-    name: &str,
-) -> Result<M, Trouble> {
-    let map = ebpf.take_map(name).ok_or_else(|| {
-        Trouble::unfit(
-            Hook::Steering,
-            Step::Maps,
-            format!("the object has no map {name}"),
-        )
-    })?;
-    M::try_from(map).map_err(|error| Trouble::from_aya(Hook::Steering, Step::Maps, &error))
-}
-
 fn sockets(ebpf: &mut Ebpf, listeners: &PrivateListeners) -> Result<SockMap<MapData>, Trouble> {
-    let mut map: SockMap<MapData> = take(ebpf, "SOCKETS")?;
+    let mut map: SockMap<MapData> = object::take(Hook::Steering, ebpf, "SOCKETS")?;
     for (slot, socket) in listeners.slots() {
         map.set(slot, socket, 0)
             .map_err(|error| Trouble::from_aya(Hook::Steering, Step::Fill, &error))?;

@@ -2,12 +2,13 @@
 
 use aya::Ebpf;
 use aya::maps::lpm_trie::Key;
-use aya::maps::{Array, HashMap, LpmTrie, Map, MapData, MapError, PerCpuHashMap, RingBuf};
+use aya::maps::{Array, HashMap, LpmTrie, MapData, MapError, PerCpuHashMap, RingBuf};
 use ingress_common::names::NameKey;
 use ingress_common::verdict::{CountKey, Judged, JudgedKey, SETTING_ALLOW_LIST, Settings, SourceKey};
 use ingress_core::datapath::Operation;
 
 use super::sample::Sample;
+use crate::kernel::object;
 use crate::kernel::trouble::{Hook, Step, Trouble};
 
 /// Every map of the programs.
@@ -42,14 +43,14 @@ const MOST_SAMPLES: usize = 64;
 impl Tables {
     pub(super) fn take(ebpf: &mut Ebpf) -> Result<Self, Trouble> {
         Ok(Self {
-            settings: take(ebpf, "REJECT_SETTINGS")?,
-            judged: take(ebpf, "JUDGED")?,
-            sources: take(ebpf, "SOURCES")?,
-            ingress: take(ebpf, "INGRESS")?,
-            names: take(ebpf, "NAMES")?,
-            bans: take(ebpf, "BANS")?,
-            counts: take(ebpf, "REJECT_COUNTS")?,
-            samples: take(ebpf, "SAMPLES")?,
+            settings: object::take(Hook::Reject, ebpf, "REJECT_SETTINGS")?,
+            judged: object::take(Hook::Reject, ebpf, "JUDGED")?,
+            sources: object::take(Hook::Reject, ebpf, "SOURCES")?,
+            ingress: object::take(Hook::Reject, ebpf, "INGRESS")?,
+            names: object::take(Hook::Reject, ebpf, "NAMES")?,
+            bans: object::take(Hook::Reject, ebpf, "BANS")?,
+            counts: object::take(Hook::Reject, ebpf, "REJECT_COUNTS")?,
+            samples: object::take(Hook::Reject, ebpf, "SAMPLES")?,
         })
     }
 
@@ -142,14 +143,4 @@ fn gone(removed: Result<(), MapError>) -> Result<(), MapError> {
 
 fn filling(error: &MapError) -> Trouble {
     Trouble::from_aya(Hook::Reject, Step::Fill, error)
-}
-
-fn take<M: TryFrom<Map, Error: std::error::Error + 'static>>(
-    ebpf: &mut Ebpf,
-    name: &str,
-) -> Result<M, Trouble> {
-    let map = ebpf
-        .take_map(name)
-        .ok_or_else(|| Trouble::unfit(Hook::Reject, Step::Maps, format!("the object has no map {name}")))?;
-    M::try_from(map).map_err(|error| Trouble::from_aya(Hook::Reject, Step::Maps, &error))
 }
