@@ -73,10 +73,9 @@ pub(super) fn ask(at: &At<'_>, path: &str) -> io::Result<(u16, String)> {
         At::Address(address) => Socket::from(TcpStream::connect_timeout(address, PATIENCE)?),
     };
     stream.set_write_timeout(Some(PATIENCE))?;
-    write!(
-        stream,
-        "GET {path} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n"
-    )?;
+    // In one piece: an agent may answer, and close, as soon as it has read enough.
+    let question = format!("GET {path} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n");
+    stream.write_all(question.as_bytes())?;
     let answer = read_all(&stream, until)?;
     let malformed = || io::Error::new(io::ErrorKind::InvalidData, "the answer is not HTTP");
     let (head, body) = answer.split_once("\r\n\r\n").ok_or_else(malformed)?;
