@@ -14,6 +14,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use clap::ValueEnum;
+use ingress_core::nearness::Place;
 use ingress_core::penalty::Limits as BanLimits;
 use ipnet::IpNet;
 use serde::Serialize;
@@ -137,6 +138,8 @@ pub struct Served {
     pub default_backend: Option<BackendName>,
     /// The Secret whose certificate serves names that no other covers.
     pub default_certificate: Option<ObjectName>,
+    /// Where the agent is: some Services prefer endpoints that are near.
+    pub place: Place,
 }
 
 /// Which Ingresses are ours.
@@ -381,6 +384,7 @@ impl Served {
                 .default_certificate
                 .as_ref()
                 .map(|c| (c.namespace.clone(), c.name.clone())),
+            place: self.place.clone(),
             now_unix,
         }
     }

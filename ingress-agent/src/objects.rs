@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::ops::{Deref, DerefMut};
 use std::sync::Arc;
 
-use k8s_openapi::api::core::v1::{ConfigMap, Secret, Service};
+use k8s_openapi::api::core::v1::{ConfigMap, Namespace, Node, Secret, Service};
 use k8s_openapi::api::discovery::v1::EndpointSlice;
 use k8s_openapi::api::networking::v1::{Ingress, IngressClass};
 
@@ -34,6 +34,10 @@ pub struct Objects {
     pub endpoint_slices: Set<EndpointSlice>,
     pub secrets: Set<Secret>,
     pub config_maps: Set<ConfigMap>,
+    /// Those that can be read; without them, none is about to go.
+    pub namespaces: Set<Namespace>,
+    /// From a cluster, the agent's own alone.
+    pub nodes: Set<Node>,
 }
 
 /// The objects of one kind: a sorted map that is shared until it is written to, so that a clone costs nothing.

@@ -19,6 +19,7 @@ use ingress_core::balance::EndpointRegistry;
 use ingress_core::compile::compile;
 use ingress_core::diagnostic::{Diagnostic, Severity};
 use ingress_core::name::ObjectRef;
+use ingress_core::nearness::Nearness;
 use ingress_core::resource::{CertificateKey, ClusterKey, Endpoint, EndpointCondition, EndpointList};
 use ingress_core::snapshot::{Cluster, Snapshot};
 
@@ -274,7 +275,7 @@ impl Publisher {
         let live = self.live.load_full();
         let clusters = live.snapshot.clusters().map(|cluster| &cluster.key);
         let keys: Vec<_> = clusters.filter(|key| changes.concern(key)).cloned().collect();
-        let (mut lists, found) = translate::endpoints_only(&self.objects, &keys);
+        let (mut lists, found) = translate::endpoints_only(&self.objects, &self.options, &keys);
         // Sorted: with thousands of problems, only those of what changed are worth work here.
         let before = self.found.len();
         self.found.retain(|diagnostic| !changes.outdate(diagnostic));
@@ -355,6 +356,7 @@ impl Publisher {
                 state: EndpointCondition::Ready,
                 zone: None,
                 node: None,
+                nearness: Nearness::default(),
             };
             let list = EndpointList {
                 endpoints: addresses.iter().map(endpoint).collect(),
@@ -458,6 +460,8 @@ fn count(objects: &Objects) -> Vec<(&'static str, usize)> {
         ("EndpointSlice", objects.endpoint_slices.len()),
         ("Secret", objects.secrets.len()),
         ("ConfigMap", objects.config_maps.len()),
+        ("Namespace", objects.namespaces.len()),
+        ("Node", objects.nodes.len()),
     ]
 }
 

@@ -5,6 +5,7 @@ mod canary;
 mod class;
 pub(crate) mod endpoints;
 mod ingress;
+pub(crate) mod nearness;
 mod notes;
 mod policies;
 mod references;
@@ -19,6 +20,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use ingress_core::diagnostic::Diagnostic;
+use ingress_core::nearness::Place;
 use ingress_core::resource::{CertificateKey, ClusterKey, EndpointList, PortRef, Resources};
 use k8s_openapi::api::networking::v1::Ingress;
 
@@ -45,6 +47,8 @@ pub struct Options {
     pub default_backend: Option<(String, String, PortRef)>,
     /// Namespace and name of the Secret for names that no other certificate has.
     pub default_certificate: Option<(String, String)>,
+    /// Where the agent is, as far as it was told; its Node says more.
+    pub place: Place,
     /// Seconds since 1970, to judge the validity of certificates by.
     pub now_unix: i64,
 }
@@ -98,6 +102,7 @@ pub fn translate(objects: &Objects, options: &Options, memory: &mut Memory) -> T
     class::check_classes(objects, options, &mut out.diagnostics);
     let mut build = Build {
         objects,
+        place: nearness::place(objects, options),
         backends: Backends::new(objects),
         certificates: Certificates::new(objects, options, &mut memory.certificates),
         regexes: &mut memory.regexes,
@@ -128,9 +133,10 @@ pub fn translate(objects: &Objects, options: &Options, memory: &mut Memory) -> T
 /// Clusters of ExternalName Services that need DNS are left out, as in [`Translation::endpoints`].
 pub fn endpoints_only(
     objects: &Objects,
+    options: &Options,
     clusters: &[ClusterKey],
 ) -> (BTreeMap<ClusterKey, EndpointList>, Vec<Diagnostic>) {
-    let found = endpoints::find(objects, clusters);
+    let found = endpoints::find(objects, &nearness::place(objects, options), clusters);
     (found.endpoints, found.diagnostics)
 }
 

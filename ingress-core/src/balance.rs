@@ -8,6 +8,7 @@ mod hash;
 mod health;
 mod latency;
 mod learned;
+mod near;
 mod pick;
 mod registry;
 
@@ -33,8 +34,10 @@ use registry::Membership;
 /// The endpoints of a cluster with what is known of each, ready to pick from.
 #[derive(Debug, Default)]
 pub struct EndpointSet {
-    /// Those that take requests: the ready ones or, when nothing is ready, the draining ones. Sorted by address.
+    /// Those that take requests: the ready ones or, when nothing is ready, the draining ones. Sorted by nearness, then by address.
     active: Box<[Arc<LiveEndpoint>]>,
+    /// Where in `active` each nearness ends, the nearest first; empty when all are alike.
+    tiers: Box<[usize]>,
     /// The others, for the eyes of an operator.
     passive: Box<[Arc<LiveEndpoint>]>,
     /// Why nothing can be picked when `active` is empty.

@@ -22,6 +22,7 @@ mod fixture;
 pub mod host;
 pub mod matching;
 pub mod name;
+pub mod nearness;
 pub mod path;
 pub mod penalty;
 pub mod reason;

@@ -14,6 +14,8 @@ pub enum Kind {
     File,
     Ingress,
     IngressClass,
+    Namespace,
+    Node,
     Secret,
     Service,
 }
@@ -26,6 +28,8 @@ impl Kind {
             Self::File => "File",
             Self::Ingress => "Ingress",
             Self::IngressClass => "IngressClass",
+            Self::Namespace => "Namespace",
+            Self::Node => "Node",
             Self::Secret => "Secret",
             Self::Service => "Service",
         }

@@ -13,6 +13,7 @@ use serde::Serialize;
 
 use crate::host::HostPattern;
 use crate::name::ObjectRef;
+use crate::nearness::Nearness;
 use crate::reason::Reason;
 
 pub use policy::{
@@ -32,9 +33,11 @@ pub struct Resources {
 
 /// Where a route stands among routes for the same host and path: the oldest object wins.
 ///
-/// No creation time sorts last; then namespace and name; then the place within the object.
+/// One that is about to go gives way to all that stay. No creation time sorts last; then namespace and name; then the place within the object.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]
 pub struct Seniority {
+    /// Its namespace is being deleted.
+    leaving: bool,
     /// `(false, seconds)` with a creation time, `(true, 0)` without.
     created: (bool, i64),
     pub object: Arc<ObjectRef>,
@@ -45,10 +48,20 @@ pub struct Seniority {
 impl Seniority {
     pub fn new(created_unix: Option<i64>, object: Arc<ObjectRef>, place: (usize, usize)) -> Self {
         Self {
+            leaving: false,
             created: (created_unix.is_none(), created_unix.unwrap_or(0)),
             object,
             place,
         }
+    }
+
+    /// The same object when it is about to go (`true`): its end must not be what others wait for.
+    pub fn leaving(self, leaving: bool) -> Self {
+        Self { leaving, ..self }
+    }
+
+    pub fn is_leaving(&self) -> bool {
+        self.leaving
     }
 }
 
@@ -324,6 +337,9 @@ pub struct Endpoint {
     pub state: EndpointCondition,
     pub zone: Option<Arc<str>>,
     pub node: Option<Arc<str>>,
+    /// Near ones are taken first.
+    #[serde(skip_serializing_if = "Nearness::is_anywhere")]
+    pub nearness: Nearness,
 }
 
 /// From an EndpointSlice's `ready`, `serving` and `terminating`.

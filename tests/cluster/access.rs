@@ -60,7 +60,10 @@ impl<'n> Account<'n> {
         let subject = json!([{"kind": "ServiceAccount", "name": "agent", "namespace": name}]);
         let role = |kind: &str, name: &str| json!({"apiGroup": "rbac.authorization.k8s.io", "kind": kind, "name": name});
         let rbac = "rbac.authorization.k8s.io/v1";
-        let classes = json!([{"apiGroups": ["networking.k8s.io"], "resources": ["ingressclasses"], "verbs": ["list", "watch"]}]);
+        let classes = json!([
+            {"apiGroups": ["networking.k8s.io"], "resources": ["ingressclasses"], "verbs": ["list", "watch"]},
+            {"apiGroups": [""], "resources": ["namespaces"], "resourceNames": [name], "verbs": ["list", "watch"]},
+        ]);
         let wide = [
             json!({"apiVersion": rbac, "kind": "ClusterRole", "metadata": {"name": name}, "rules": classes}),
             json!({"apiVersion": rbac, "kind": "ClusterRoleBinding", "metadata": {"name": name},
@@ -83,6 +86,14 @@ impl<'n> Account<'n> {
         let rules: Vec<_> = left.map(Right::rule).collect();
         let role = json!({"apiVersion": "rbac.authorization.k8s.io/v1", "kind": "Role", "metadata": {"name": "agent"}, "rules": rules});
         self.namespace.apply(&role.to_string())
+    }
+
+    /// Of what lies outside of its namespace, IngressClasses alone stay.
+    pub(crate) fn forget_namespaces(&self) -> Done {
+        let patch = r#"[{"op": "remove", "path": "/rules/1"}]"#;
+        let name = self.namespace.name();
+        let arguments = ["patch", "clusterrole", name, "--type=json", "-p", patch];
+        self.namespace.cluster().kubectl(&arguments, "").map(drop)
     }
 
     /// A token that is good as long as the Secret of this name is there: the API server asks for it.

@@ -118,8 +118,8 @@ impl<'n> Site<'n> {
     }
 }
 
-/// Ingresses, Services, EndpointSlices, Secrets and classes.
-const WATCHES: usize = 5;
+/// Ingresses, Services, EndpointSlices, Secrets, classes and the namespace.
+const WATCHES: usize = 6;
 
 const CONNECTED: &str = "ingress_agent_source_connected";
 

@@ -150,7 +150,12 @@ impl Cluster {
     }
 
     pub fn start_program(&self, program: Program) -> anyhow::Result<()> {
-        self.order(&format!("start {}", program.name()))
+        self.start_program_with(program, &[])
+    }
+
+    /// With more flags than its own.
+    pub fn start_program_with(&self, program: Program, flags: &[&str]) -> anyhow::Result<()> {
+        self.order(&[&["start", program.name()], flags].concat().join(" "))
     }
 
     /// Ends it as nobody should, to see what that leaves behind; its folder stays.

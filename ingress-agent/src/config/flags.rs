@@ -11,6 +11,7 @@ use std::time::Duration;
 
 use clap::parser::ValueSource;
 use clap::{ArgAction, ArgMatches, Args, Command, FromArgMatches};
+use ingress_core::nearness::Place;
 use ipnet::IpNet;
 
 use self::bans::BanFlags;
@@ -374,8 +375,11 @@ fn resolve(typed: &ArgMatches) -> Result<Config, ConfigError> {
 impl RunFlags {
     fn resolve(self) -> Result<Config, ConfigError> {
         let in_pod = std::env::var_os("KUBERNETES_SERVICE_HOST").is_some();
+        let served = Served {
+            place: self.input.place(),
+            ..self.classes.resolve()
+        };
         let source = self.input.resolve(self.status, in_pod)?;
-        let served = self.classes.resolve();
         Ok(Config {
             source,
             http: addresses(&self.listeners.http, "http")?,
@@ -418,6 +422,7 @@ impl ClassFlags {
             classes,
             default_backend: self.default_backend,
             default_certificate: self.default_certificate,
+            place: Place::default(),
         }
     }
 }

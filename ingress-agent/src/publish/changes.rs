@@ -76,4 +76,6 @@ pub(super) fn only_endpoints_differ(old: &Objects, new: &Objects) -> bool {
         && old.services.is_same(&new.services)
         && old.secrets.is_same(&new.secrets)
         && old.config_maps.is_same(&new.config_maps)
+        && old.namespaces.is_same(&new.namespaces)
+        && old.nodes.is_same(&new.nodes)
 }

@@ -11,6 +11,7 @@ mod metadata;
 mod names;
 mod secret;
 mod service;
+mod standing;
 
 use std::sync::Arc;
 
@@ -48,6 +49,16 @@ pub(super) fn admit(object: Object) -> Result<Object, Vec<FieldError>> {
         Object::ConfigMap(map) => {
             secret::validate_config_map(&map)?;
             Ok(Object::ConfigMap(map))
+        }
+        Object::Namespace(mut namespace) => {
+            Arc::make_mut(&mut namespace).metadata.namespace = None;
+            standing::validate_namespace(&namespace)?;
+            Ok(Object::Namespace(namespace))
+        }
+        Object::Node(mut node) => {
+            Arc::make_mut(&mut node).metadata.namespace = None;
+            standing::validate_node(&node)?;
+            Ok(Object::Node(node))
         }
     }
 }

@@ -23,7 +23,7 @@ use std::thread::JoinHandle;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use k8s_openapi::NamespaceResourceScope;
-use k8s_openapi::api::core::v1::{Secret, Service};
+use k8s_openapi::api::core::v1::{Namespace, Node, Secret, Service};
 use k8s_openapi::api::discovery::v1::EndpointSlice;
 use k8s_openapi::api::networking::v1::{Ingress, IngressClass};
 use kube::{Api, Client, Config};
@@ -74,6 +74,8 @@ impl Handle {
 const BACKLOG: usize = 1024;
 /// Watches that share a connection: API servers allow 100 streams, and single objects come on top.
 const WATCHES_PER_CONNECTION: usize = 40;
+/// At most, with a list of namespaces.
+const WATCHES_PER_NAMESPACE: usize = 5;
 
 /// How long the API server may take for the first state before the one on the node is used.
 const PATIENCE: Duration = Duration::from_secs(5);
@@ -316,12 +318,19 @@ impl Work {
             [] => vec![None],
             some => some.iter().cloned().map(Some).collect(),
         };
-        self.watch_all::<IngressClass>(Resource::IngressClasses, Api::all(self.client.clone()));
+        let node = cluster.node_name.clone();
+        self.watch_named::<IngressClass>(Resource::IngressClasses, None);
+        if let Some(node) = node {
+            self.watch_named::<Node>(Resource::Node, Some(&node));
+        }
         for namespace in namespaces {
-            if self.next_id >= WATCHES_PER_CONNECTION && self.next_id % WATCHES_PER_CONNECTION < 4 {
+            if self.next_id >= WATCHES_PER_CONNECTION
+                && self.next_id % WATCHES_PER_CONNECTION < WATCHES_PER_NAMESPACE
+            {
                 self.client = connect::client(&self.config)?;
             }
             let namespace = namespace.as_deref();
+            self.watch_named::<Namespace>(Resource::Namespaces, namespace);
             let tls = Some("type=kubernetes.io/tls".to_owned());
             self.watch_in::<Ingress>(Resource::Ingresses, namespace, selector.clone(), None);
             self.watch_in::<Service>(Resource::Services, namespace, None, None);
@@ -354,13 +363,15 @@ impl Work {
         self.tasks.spawn(feed.follow());
     }
 
-    fn watch_all<K: Kept>(&mut self, resource: Resource, api: Api<K>) {
+    /// Objects that live in no namespace: all, or one.
+    fn watch_named<K: Kept>(&mut self, resource: Resource, name: Option<&str>) {
         let scope = Scope {
             resource,
             namespace: None,
-            name: None,
+            name: name.map(str::to_owned),
         };
-        let feed = self.feed(scope, api, None, None);
+        let fields = name.map(|name| format!("metadata.name={name}"));
+        let feed = self.feed::<K>(scope, Api::all(self.client.clone()), None, fields);
         self.tasks.spawn(feed.follow());
     }
 

@@ -113,6 +113,8 @@ impl Reading<'_> {
             }
             ("v1", "Secret") => self.object(node, Kind::Secret, Object::Secret),
             ("v1", "ConfigMap") => self.object(node, Kind::ConfigMap, Object::ConfigMap),
+            ("v1", "Namespace") => self.object(node, Kind::Namespace, Object::Namespace),
+            ("v1", "Node") => self.object(node, Kind::Node, Object::Node),
             _ if is_list(api_version, kind) => return self.list(node, depth),
             _ => self.other(api_version, kind, node),
         }
@@ -247,7 +249,10 @@ fn required_text<'n>(node: &'n Node, field: &str) -> Result<&'n str, String> {
 
 fn is_list(api_version: &str, kind: &str) -> bool {
     match api_version {
-        "v1" => matches!(kind, "List" | "ServiceList" | "SecretList" | "ConfigMapList"),
+        "v1" => matches!(
+            kind,
+            "List" | "ServiceList" | "SecretList" | "ConfigMapList" | "NamespaceList" | "NodeList"
+        ),
         "networking.k8s.io/v1" => matches!(kind, "IngressList" | "IngressClassList"),
         "discovery.k8s.io/v1" => kind == "EndpointSliceList",
         _ => false,
@@ -316,7 +321,7 @@ fn reference_of(node: &Node, kind: Kind) -> ObjectRef {
             .unwrap_or_default()
     };
     let namespace = match (kind, text("namespace")) {
-        (Kind::IngressClass, _) => "",
+        (Kind::IngressClass | Kind::Namespace | Kind::Node, _) => "",
         (_, "") => DEFAULT_NAMESPACE,
         (_, namespace) => namespace,
     };

@@ -95,7 +95,7 @@ fn is_telling(diagnostic: &Diagnostic) -> bool {
 /// The apiVersion of a kind; none for what is in no cluster.
 fn group(kind: Kind) -> Option<&'static str> {
     match kind {
-        Kind::ConfigMap | Kind::Secret | Kind::Service => Some("v1"),
+        Kind::ConfigMap | Kind::Namespace | Kind::Node | Kind::Secret | Kind::Service => Some("v1"),
         Kind::EndpointSlice => Some("discovery.k8s.io/v1"),
         Kind::Ingress | Kind::IngressClass => Some("networking.k8s.io/v1"),
         Kind::File => None,
@@ -152,6 +152,8 @@ fn uid(object: &ObjectRef, objects: &Objects) -> Option<String> {
         Kind::IngressClass => objects.ingress_classes.get(&key).map(|object| &object.metadata),
         Kind::Secret => objects.secrets.get(&key).map(|object| &object.metadata),
         Kind::Service => objects.services.get(&key).map(|object| &object.metadata),
+        Kind::Namespace => objects.namespaces.get(&key).map(|object| &object.metadata),
+        Kind::Node => objects.nodes.get(&key).map(|object| &object.metadata),
         Kind::File => None,
     };
     metadata.and_then(|metadata| metadata.uid.clone())

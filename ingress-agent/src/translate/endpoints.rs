@@ -6,12 +6,14 @@ use std::sync::Arc;
 
 use ingress_core::diagnostic::Diagnostic;
 use ingress_core::name::{Kind, ObjectRef};
+use ingress_core::nearness::{Hinted, Nearness, Place};
 use ingress_core::resource::{ClusterKey, Endpoint, EndpointCondition, EndpointList};
 use k8s_openapi::api::discovery::v1::{
     Endpoint as SliceEndpoint, EndpointConditions, EndpointPort, EndpointSlice,
 };
 
 use super::ExternalName;
+use super::nearness;
 use super::notes::{Notes, excerpt};
 use super::service::{ServingPort, external_name, find_port};
 use crate::objects::{Key, Objects};
@@ -29,8 +31,8 @@ pub(super) struct Found {
     pub(super) diagnostics: Vec<Diagnostic>,
 }
 
-pub(super) fn find(objects: &Objects, clusters: &[ClusterKey]) -> Found {
-    let mut search = Search::new(objects, clusters);
+pub(super) fn find(objects: &Objects, place: &Place, clusters: &[ClusterKey]) -> Found {
+    let mut search = Search::new(objects, place, clusters);
     for cluster in clusters {
         search.cluster(cluster);
     }
@@ -41,6 +43,7 @@ type Slices<'a> = Vec<(&'a Key, &'a EndpointSlice)>;
 
 struct Search<'a> {
     objects: &'a Objects,
+    place: &'a Place,
     /// By namespace and name of the Service; only those that a cluster asks for.
     slices: HashMap<(&'a str, &'a str), Slices<'a>>,
     /// Zone and node names, which many endpoints share.
@@ -51,7 +54,7 @@ struct Search<'a> {
 }
 
 impl<'a> Search<'a> {
-    fn new(objects: &'a Objects, clusters: &'a [ClusterKey]) -> Self {
+    fn new(objects: &'a Objects, place: &'a Place, clusters: &'a [ClusterKey]) -> Self {
         let mut slices: HashMap<_, Slices<'a>> =
             clusters.iter().map(|key| (service_of(key), Vec::new())).collect();
         let mut ownerless = Vec::new();
@@ -73,6 +76,7 @@ impl<'a> Search<'a> {
         tell_ownerless(&ownerless, &mut found.diagnostics);
         Self {
             objects,
+            place,
             slices,
             names: BTreeSet::new(),
             told: BTreeSet::new(),
@@ -108,8 +112,15 @@ impl<'a> Search<'a> {
         if merged.is_empty() {
             self.explain_empty(cluster, port, &slices);
         }
+        let wish = nearness::wish(port.service);
+        if let Some(why) = nearness::unknown(wish, self.place) {
+            let message = format!("has no effect on this node: {why}");
+            let mut notes = Notes::new(Arc::clone(&cluster.service), None);
+            notes.info("spec.trafficDistribution", "PlaceUnknown", message);
+            notes.finish(&mut self.found.diagnostics);
+        }
         EndpointList {
-            endpoints: merged.into_values().collect(),
+            endpoints: self.place.settle(wish, merged.into_values().collect()),
             missing: None,
         }
     }
@@ -119,7 +130,7 @@ impl<'a> Search<'a> {
         key: &Key,
         slice: &EndpointSlice,
         port: &ServingPort<'_>,
-        merged: &mut BTreeMap<SocketAddr, Endpoint>,
+        merged: &mut BTreeMap<SocketAddr, Hinted>,
     ) {
         let numbers: Vec<u16> = matching_ports(slice, port).collect();
         if numbers.is_empty() {
@@ -131,6 +142,7 @@ impl<'a> Search<'a> {
         }
         for (ip, endpoint) in addresses {
             let (zone, node) = (self.share(&endpoint.zone), self.share(&endpoint.node_name));
+            let by_hints = nearness::by_hints(self.place, endpoint.hints.as_ref());
             for number in &numbers {
                 let address = SocketAddr::new(ip, *number);
                 let new = Endpoint {
@@ -138,8 +150,15 @@ impl<'a> Search<'a> {
                     state: condition(endpoint.conditions.as_ref()),
                     zone: zone.clone(),
                     node: node.clone(),
+                    nearness: Nearness::default(),
                 };
-                keep_better(merged, new);
+                keep_better(
+                    merged,
+                    Hinted {
+                        endpoint: new,
+                        by_hints,
+                    },
+                );
             }
         }
     }
@@ -153,6 +172,7 @@ impl<'a> Search<'a> {
                 state: EndpointCondition::Ready,
                 zone: None,
                 node: None,
+                nearness: Nearness::default(),
             };
             return Some(EndpointList {
                 endpoints: Vec::from([endpoint]),
@@ -317,11 +337,11 @@ fn condition(conditions: Option<&EndpointConditions>) -> EndpointCondition {
 }
 
 /// An endpoint that moves from slice to slice is in both for a moment: the better state counts.
-fn keep_better(merged: &mut BTreeMap<SocketAddr, Endpoint>, new: Endpoint) {
-    match merged.get(&new.address) {
-        Some(old) if old.state <= new.state => {}
+fn keep_better(merged: &mut BTreeMap<SocketAddr, Hinted>, new: Hinted) {
+    match merged.get(&new.endpoint.address) {
+        Some(old) if old.endpoint.state <= new.endpoint.state => {}
         _ => {
-            merged.insert(new.address, new);
+            merged.insert(new.endpoint.address, new);
         }
     }
 }

@@ -6,6 +6,7 @@ use std::sync::Arc;
 use ingress_core::diagnostic::Diagnostic;
 use ingress_core::host::HostPattern;
 use ingress_core::name::{Kind, ObjectRef};
+use ingress_core::nearness;
 use ingress_core::reason::Reason;
 use ingress_core::resource::{
     Action, CanarySpec, ClusterKey, ClusterSpec, Conditions, PathMatch, PortRef, Redirect, RouteSpec,
@@ -27,6 +28,7 @@ use crate::objects::{Key, Objects};
 /// What all Ingresses add to.
 pub(super) struct Build<'a> {
     pub(super) objects: &'a Objects,
+    pub(super) place: nearness::Place,
     pub(super) backends: Backends<'a>,
     pub(super) certificates: Certificates<'a>,
     pub(super) regexes: &'a mut Regexes,
@@ -94,7 +96,7 @@ impl Build<'_> {
         out.diagnostics.append(&mut problems);
 
         let clusters = self.backends.into_clusters();
-        let mut found = endpoints::find(self.objects, &clusters);
+        let mut found = endpoints::find(self.objects, &self.place, &clusters);
         out.endpoints = found.endpoints;
         out.external_names = found.external_names;
         out.diagnostics.append(&mut found.diagnostics);
@@ -128,6 +130,8 @@ struct One<'a, 'b> {
     build: &'b mut Build<'a>,
     namespace: &'b str,
     created: Option<i64>,
+    /// Its namespace is being deleted.
+    leaving: bool,
     settings: Settings,
     /// Hosts that `from-to-www-redirect` has been done for.
     www_done: BTreeSet<Arc<str>>,
@@ -160,14 +164,26 @@ pub(super) fn translate<'a>(key: &'a Key, ingress: &'a Ingress, build: &mut Buil
 
 fn translate_with(read: Read<'_>, build: &mut Build<'_>) {
     let created = read.ingress.metadata.creation_timestamp.as_ref();
+    let namespace = build.objects.namespaces.get(&Key::new("", &read.key.namespace));
+    let leaving = namespace.is_some_and(|namespace| namespace.metadata.deletion_timestamp.is_some());
     let mut one = One {
         build,
         namespace: &read.key.namespace,
         created: created.map(|time| time.0.as_second()),
+        leaving,
         settings: read.settings,
         www_done: BTreeSet::new(),
         notes: read.notes,
     };
+    if leaving {
+        let message = format!(
+            "namespace {} is being deleted: this Ingress is served until it is deleted itself, and gives way to those of other namespaces with the same host and path",
+            excerpt(one.namespace)
+        );
+        // No Event: none can be made there any more.
+        one.notes
+            .info("metadata.namespace", "NamespaceTerminating", message);
+    }
     one.all(read.ingress);
     one.notes.finish(&mut one.build.out.diagnostics);
 }
@@ -217,6 +233,7 @@ impl One<'_, '_> {
         let binder = tls::Binder {
             namespace: self.namespace,
             created: self.created,
+            leaving: self.leaving,
             rule_hosts: &hosts,
         };
         let bindings = binder.bind(
@@ -444,7 +461,7 @@ impl One<'_, '_> {
     }
 
     fn seniority(&self, place: (usize, usize)) -> Seniority {
-        Seniority::new(self.created, Arc::clone(&self.notes.object), place)
+        Seniority::new(self.created, Arc::clone(&self.notes.object), place).leaving(self.leaving)
     }
 }
 

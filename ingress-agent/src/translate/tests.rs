@@ -3,6 +3,7 @@
 mod backends;
 mod certificates;
 mod hostile;
+mod nearness;
 mod ownership;
 mod rules;
 
@@ -23,6 +24,7 @@ pub(crate) fn options() -> Options {
         classless: false,
         default_backend: None,
         default_certificate: None,
+        place: Default::default(),
         now_unix: NOW,
     }
 }
@@ -46,7 +48,14 @@ pub(crate) fn add(objects: &mut Objects, yaml: &str) {
             .as_str()
             .unwrap_or("shop")
             .to_owned();
-        let key = Key::new(if kind == "IngressClass" { "" } else { &namespace }, name);
+        let key = Key::new(
+            if matches!(kind.as_str(), "IngressClass" | "Namespace" | "Node") {
+                ""
+            } else {
+                &namespace
+            },
+            name,
+        );
         match kind.as_str() {
             "Ingress" => drop(objects.ingresses.insert(key, read(value))),
             "IngressClass" => drop(objects.ingress_classes.insert(key, read(value))),
@@ -54,6 +63,8 @@ pub(crate) fn add(objects: &mut Objects, yaml: &str) {
             "EndpointSlice" => drop(objects.endpoint_slices.insert(key, read(value))),
             "Secret" => drop(objects.secrets.insert(key, read(value))),
             "ConfigMap" => drop(objects.config_maps.insert(key, read(value))),
+            "Namespace" => drop(objects.namespaces.insert(key, read(value))),
+            "Node" => drop(objects.nodes.insert(key, read(value))),
             other => panic!("{other}"),
         }
     }

@@ -100,6 +100,7 @@ impl<'a> Certificates<'a> {
 pub(super) struct Binder<'a> {
     pub(super) namespace: &'a str,
     pub(super) created: Option<i64>,
+    pub(super) leaving: bool,
     pub(super) rule_hosts: &'a BTreeSet<HostPattern>,
 }
 
@@ -121,17 +122,15 @@ impl Binder<'_> {
                 Some(hosts) if !hosts.is_empty() => listed_hosts(hosts, &certificate, &field, notes),
                 _ => self.hosts_of(&certificate, &field, notes),
             };
-            bindings.extend(
-                hosts
-                    .into_iter()
-                    .enumerate()
-                    .map(|(position, host)| CertificateBinding {
-                        seniority: Seniority::new(self.created, Arc::clone(&notes.object), (index, position)),
-                        field: field.clone(),
-                        host,
-                        certificate: key.clone(),
-                    }),
-            );
+            bindings.extend(hosts.into_iter().enumerate().map(|(position, host)| {
+                CertificateBinding {
+                    seniority: Seniority::new(self.created, Arc::clone(&notes.object), (index, position))
+                        .leaving(self.leaving),
+                    field: field.clone(),
+                    host,
+                    certificate: key.clone(),
+                }
+            }));
         }
         bindings
     }

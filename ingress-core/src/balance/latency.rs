@@ -24,7 +24,7 @@ impl Latency {
     /// Takes a measurement in. `may_fall` is false for a server error: failing fast must not attract requests.
     pub(super) fn learn(&self, latency: Duration, now: Duration, may_fall: bool) {
         let measured = latency.as_secs_f64().max(FLOOR);
-        let next = match self.stored() {
+        let next = match self.last() {
             None if may_fall => measured,
             None => return,
             Some(old) if measured >= old => measured,
@@ -37,11 +37,12 @@ impl Latency {
 
     /// The expected latency. Fades while nothing is measured, so that a slow endpoint gets another chance.
     pub(super) fn seconds(&self, now: Duration) -> Option<f64> {
-        let stored = self.stored()?;
+        let stored = self.last()?;
         Some((stored * self.weight_left(now)).max(FLOOR))
     }
 
-    fn stored(&self) -> Option<f64> {
+    /// The last one, without fading.
+    pub(super) fn last(&self) -> Option<f64> {
         match self.seconds.load(Relaxed) {
             0 => None,
             bits => Some(f64::from_bits(bits)),

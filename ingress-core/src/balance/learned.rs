@@ -79,6 +79,12 @@ impl LiveEndpoint {
         (seconds + NOISE) * (f64::from(self.in_flight()) + 1.0)
     }
 
+    /// The same by the last measurement, however long ago that was: what is not asked for fades, and would seem ever cheaper than what is.
+    pub(super) fn lasting_cost(&self, other: &Self) -> f64 {
+        let own = self.learned.latency.last().or(other.learned.latency.last());
+        (own.unwrap_or(1.0) + NOISE) * (f64::from(self.in_flight()) + 1.0)
+    }
+
     pub(super) fn measured(&self, now: Duration) -> Option<f64> {
         self.learned.latency.seconds(now)
     }

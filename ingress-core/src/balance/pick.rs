@@ -34,28 +34,21 @@ impl EndpointSet {
 
     /// Power of two choices.
     fn better_of_two(&self, request: &PickRequest<'_>, random: u64) -> Option<&Arc<LiveEndpoint>> {
-        let (a, b) = two_of(self.active.len(), random);
-        let (mut a, mut b) = (self.active.get(a)?, self.active.get(b)?);
-        if !is_fit(a, request) || !is_fit(b, request) {
-            let candidates = Candidates::new(&self.active, request);
-            let (first, second) = two_of(candidates.count(), random);
-            (a, b) = (candidates.nth(first)?, candidates.nth(second)?);
-        }
-        Some(rather(a, b, request, mix(random)))
+        self.nearest(request, random, |tier| fit_of_two(tier, request, random))
+            .or_else(|| {
+                let candidates = Candidates::new(&self.active, request);
+                candidates.better_of_two(random)
+            })
     }
 
     fn next_in_turn(&self, request: &PickRequest<'_>) -> Option<&Arc<LiveEndpoint>> {
         let turn = self.turn.fetch_add(1, Relaxed);
-        let at = turn.checked_rem(self.active.len())?;
-        let (before, after) = self.active.split_at_checked(at)?;
-        let fit = after
-            .iter()
-            .chain(before)
-            .find(|endpoint| is_fit(endpoint, request));
-        fit.or_else(|| {
-            let candidates = Candidates::new(&self.active, request);
-            candidates.nth(turn.checked_rem(candidates.count())?)
-        })
+        let random = mix(u64::try_from(turn).unwrap_or_default());
+        self.nearest(request, random, |tier| fit_from(tier, turn, request))
+            .or_else(|| {
+                let candidates = Candidates::new(&self.active, request);
+                candidates.nth(turn.checked_rem(candidates.count())?)
+            })
     }
 
     /// Consistent: the table's or else the endpoint that the key belongs to most; the next one when that is out.
@@ -71,6 +64,38 @@ impl EndpointSet {
                 .max_by_key(|endpoint| affinity(request.hash, endpoint.id()))
         })
     }
+}
+
+/// The better one of two, if any is fit.
+fn fit_of_two<'a>(
+    endpoints: &'a [Arc<LiveEndpoint>],
+    request: &PickRequest<'_>,
+    random: u64,
+) -> Option<&'a Arc<LiveEndpoint>> {
+    let (a, b) = two_of(endpoints.len(), random);
+    let (a, b) = (endpoints.get(a)?, endpoints.get(b)?);
+    if is_fit(a, request) && is_fit(b, request) {
+        return Some(rather(a, b, request, mix(random)));
+    }
+    let lenience = Lenience::Fit;
+    let candidates = Candidates {
+        endpoints,
+        request,
+        lenience,
+    };
+    candidates.better_of_two(random)
+}
+
+/// The first fit one from a place on.
+fn fit_from<'a>(
+    endpoints: &'a [Arc<LiveEndpoint>],
+    turn: usize,
+    request: &PickRequest<'_>,
+) -> Option<&'a Arc<LiveEndpoint>> {
+    let at = turn.checked_rem(endpoints.len())?;
+    let (before, after) = endpoints.split_at_checked(at)?;
+    let mut in_turn = after.iter().chain(before);
+    in_turn.find(|endpoint| is_fit(endpoint, request))
 }
 
 /// Neither tried before nor ejected.
@@ -113,6 +138,12 @@ impl<'a, 'r> Candidates<'a, 'r> {
             Lenience::Untried => !request.tried.contains(&endpoint.endpoint.address),
             Lenience::Any => true,
         })
+    }
+
+    fn better_of_two(&self, random: u64) -> Option<&'a Arc<LiveEndpoint>> {
+        let (first, second) = two_of(self.count(), random);
+        let (a, b) = (self.nth(first)?, self.nth(second)?);
+        Some(rather(a, b, self.request, mix(random)))
     }
 
     fn count(&self) -> usize {
@@ -171,7 +202,7 @@ fn share_of_first(cost_a: f64, cost_b: f64) -> f64 {
 }
 
 /// Whether an event of this probability happens in this throw.
-fn happens(probability: f64, random: u64) -> bool {
+pub(super) fn happens(probability: f64, random: u64) -> bool {
     let throw = u32::try_from(random >> 32).unwrap_or(u32::MAX);
     f64::from(throw) < probability * f64::from(u32::MAX)
 }

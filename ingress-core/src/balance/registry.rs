@@ -8,6 +8,7 @@ use std::time::Duration;
 use super::hash::Table;
 use super::learned::micros;
 use super::{EndpointSet, Learned, LiveEndpoint, Peers};
+use crate::nearness::Nearness;
 use crate::reason::Reason;
 use crate::resource::{Balance, ClusterKey, Endpoint, EndpointCondition, EndpointList, Protocol};
 use crate::snapshot::FastMap;
@@ -49,10 +50,20 @@ impl EndpointRegistry {
             true => EndpointCondition::Ready,
             false => EndpointCondition::Draining,
         };
-        all.sort_by_key(|(endpoint, _)| (endpoint.state != wanted, endpoint.address));
+        // A hashed key belongs to the same endpoint wherever it is asked from: nearness has no say there.
+        let hashes = matches!(key.balance, Balance::HashSource | Balance::HashUri);
+        let nearness = |endpoint: &Endpoint| {
+            if hashes {
+                Nearness::Anywhere
+            } else {
+                endpoint.nearness
+            }
+        };
+        all.sort_by_key(|(endpoint, _)| (endpoint.state != wanted, nearness(endpoint), endpoint.address));
         let split = all.partition_point(|(endpoint, _)| endpoint.state == wanted);
         let (active, passive) = all.split_at(split);
         introduce(active);
+        let tiers = tiers(active.iter().map(|(endpoint, _)| nearness(endpoint)));
         let active = live(active);
         EndpointSet {
             empty: active.is_empty().then(|| why_empty(list)),
@@ -61,6 +72,7 @@ impl EndpointRegistry {
             by_id: index_by_id(&active),
             table: table(key.balance, &active),
             active,
+            tiers,
             passive: live(passive),
             _members: members.into_boxed_slice(),
         }
@@ -125,6 +137,22 @@ fn live(endpoints: &[(&Endpoint, &Arc<Learned>)]) -> Box<[Arc<LiveEndpoint>]> {
         Arc::new(LiveEndpoint::new((*endpoint).clone(), Arc::clone(learned)))
     };
     endpoints.iter().map(one).collect()
+}
+
+/// Where each run of the same nearness ends, if there are several.
+fn tiers(sorted: impl Iterator<Item = Nearness>) -> Box<[usize]> {
+    let all: Vec<_> = sorted.collect();
+    let runs = all.chunk_by(|a, b| a == b).map(<[_]>::len);
+    let ends: Vec<_> = runs
+        .scan(0, |end, len| {
+            *end += len;
+            Some(*end)
+        })
+        .collect();
+    match ends.len() {
+        0 | 1 => Box::default(),
+        _ => ends.into(),
+    }
 }
 
 fn why_empty(list: &EndpointList) -> Reason {

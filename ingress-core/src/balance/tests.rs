@@ -2,6 +2,7 @@ use proptest::prelude::*;
 
 use super::*;
 use crate::fixture::cluster;
+use crate::nearness::Nearness;
 use crate::resource::{ClusterKey, EndpointCondition, EndpointList};
 
 const START: Duration = Duration::from_secs(1000);
@@ -17,6 +18,7 @@ fn endpoint(number: u16, state: EndpointCondition) -> Endpoint {
         state,
         zone: None,
         node: None,
+        nearness: Nearness::default(),
     }
 }
 
@@ -99,6 +101,125 @@ fn draining_endpoints_are_used_only_when_nothing_is_ready() {
     assert_eq!(both.passive().len(), 2);
     let last = set(&list(vec![endpoint(1, Draining), endpoint(3, NotReady)]));
     assert_eq!(counts(&last, &p2c(), 20), [(address(1), 20)]);
+}
+
+/// Ready endpoints with their nearness.
+fn near(numbers: &[(u16, Nearness)]) -> EndpointList {
+    let one = |(number, nearness): &(u16, Nearness)| Endpoint {
+        nearness: *nearness,
+        ..endpoint(*number, EndpointCondition::Ready)
+    };
+    list(numbers.iter().map(one).collect())
+}
+
+const TURNS: [Balance; 2] = [Balance::P2cPeakEwma, Balance::RoundRobin];
+
+fn set_of(balance: Balance, list: &EndpointList) -> EndpointSet {
+    EndpointRegistry::default().build(&key(balance), list, START)
+}
+
+#[test]
+fn the_nearest_are_taken_while_they_are_fit_and_not_overloaded() {
+    use Nearness::*;
+    let all = near(&[(1, Anywhere), (2, SameZone), (3, SameNode), (4, SameZone)]);
+    for balance in TURNS {
+        let set = set_of(balance, &all);
+        let request = request(balance);
+        assert_eq!(counts(&set, &request, 50), [(address(3), 50)], "{balance:?}");
+        fail(&set.active()[0], 5, START);
+        let in_zone: Vec<_> = counts(&set, &request, 50)
+            .into_iter()
+            .map(|(address, _)| address)
+            .collect();
+        assert_eq!(
+            in_zone,
+            [address(2), address(4)],
+            "the one on the node is ejected"
+        );
+        let tried = [address(2), address(4)];
+        let retry = PickRequest {
+            tried: &tried,
+            ..request
+        };
+        assert_eq!(counts(&set, &retry, 10), [(address(1), 10)]);
+    }
+}
+
+#[test]
+fn an_idle_service_stays_near_however_slow_it_was_and_however_long_ago_another_was_asked() {
+    use Nearness::*;
+    let set = set(&near(&[(1, SameZone), (2, Anywhere)]));
+    let [slow, fast] = set.active() else { panic!() };
+    answer(slow, 800, START);
+    answer(fast, 2, START);
+    let later = PickRequest {
+        now: START + Duration::from_secs(3600),
+        ..p2c()
+    };
+    for request in [p2c(), later] {
+        assert_eq!(counts(&set, &request, 50), [(address(1), 50)]);
+    }
+}
+
+#[test]
+fn an_overloaded_near_endpoint_spills_over_until_the_load_is_spread() {
+    use Nearness::*;
+    for balance in TURNS {
+        let set = set_of(balance, &near(&[(1, SameZone), (2, Anywhere)]));
+        let request = request(balance);
+        let [close, far] = set.active() else { panic!() };
+        answer(close, 20, START);
+        // Nothing is known of the other: by requests in flight alone.
+        for throw in 0..170 {
+            set.pick(&request, hash::mix(throw)).unwrap().begin();
+        }
+        assert_eq!((close.in_flight(), far.in_flight()), (160, 10), "{balance:?}");
+        // A near one that has become ten times as slow keeps about as much as the other.
+        answer(close, 200, START);
+        answer(far, 20, START);
+        assert_eq!(counts(&set, &request, 20), [(address(2), 20)]);
+    }
+}
+
+#[test]
+fn a_near_endpoint_that_joins_others_starts_slowly_all_the_same() {
+    use Nearness::*;
+    let mut registry = EndpointRegistry::default();
+    let key = key(Balance::default());
+    let before = registry.build(&key, &near(&[(2, Anywhere)]), START);
+    let set = registry.build(
+        &key,
+        &near(&[(1, SameNode), (2, Anywhere)]),
+        START + Duration::from_secs(1),
+    );
+    drop(before);
+    let share = |seconds| {
+        let request = PickRequest {
+            now: START + Duration::from_secs(seconds),
+            ..p2c()
+        };
+        counts(&set, &request, 1000)[0].1
+    };
+    assert!((50..200).contains(&share(1)), "{}", share(1));
+    assert_eq!(share(60), 1000);
+}
+
+#[test]
+fn a_hashed_key_belongs_to_the_same_endpoint_from_everywhere() {
+    use Nearness::*;
+    for number in 1..80 {
+        let here: Vec<_> = (1..80)
+            .map(|n| (n, if n == number { SameNode } else { Anywhere }))
+            .collect();
+        let set = set_of(Balance::HashUri, &near(&here));
+        let request = PickRequest {
+            hash: hash_bytes(b"/x"),
+            ..request(Balance::HashUri)
+        };
+        let other = set_of(Balance::HashUri, &ready(1..80));
+        let address = |set: &EndpointSet| set.pick(&request, 0).unwrap().endpoint.address;
+        assert_eq!(address(&set), address(&other));
+    }
 }
 
 #[test]

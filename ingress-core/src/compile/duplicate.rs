@@ -63,8 +63,12 @@ fn conflict(loser: &RouteSpec, winner: &RouteSpec) -> Diagnostic {
         true => format!("the default backend of host {}", loser.host),
         false => format!("host {} with path {}", loser.host, loser.path),
     };
+    let why = match (loser.seniority.is_leaving(), winner.seniority.is_leaving()) {
+        (true, false) => "which stays, while the namespace of this one is being deleted",
+        _ => "which is older",
+    };
     let message = format!(
-        "{what} belongs to {} {}, which is older; this one has no effect",
+        "{what} belongs to {} {}, {why}; this one has no effect",
         winner.seniority.object, winner.field
     );
     Diagnostic::new(

@@ -5,6 +5,7 @@ use super::*;
 use crate::balance::EndpointRegistry;
 use crate::fixture::*;
 use crate::matching::tests::some_routes;
+use crate::nearness::Nearness;
 use crate::resource::{EndpointCondition, EndpointList};
 
 fn told(snapshot: &Snapshot, host: &str, path: &str) -> Vec<Step> {
@@ -22,6 +23,7 @@ fn an_explanation_names_what_lost_what_won_and_the_endpoints_behind() {
         state: EndpointCondition::NotReady,
         zone: None,
         node: None,
+        nearness: Nearness::default(),
     };
     let list = EndpointList {
         endpoints: vec![endpoint],

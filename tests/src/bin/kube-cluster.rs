@@ -2,7 +2,7 @@
 //!
 //! With `--node` it runs Pods too; an image is then the program of that name, and our own programs are known without being named.
 //!
-//! Prints one line of JSON when it is ready, then obeys lines on its standard input (`stop PROGRAM`, `start PROGRAM`), each answered
+//! Prints one line of JSON when it is ready, then obeys lines on its standard input (`stop PROGRAM`, `start PROGRAM [FLAG…]`), each answered
 //! by `ok` or `error: …`. When that input closes it ends everything: whoever started it holds the other end, so that nothing
 //! outlives its starter, however that one ends.
 
@@ -73,11 +73,13 @@ fn own_images() -> anyhow::Result<Images> {
 }
 
 fn obey(plane: &mut ControlPlane, line: &str) -> anyhow::Result<()> {
-    let (verb, name) = line.split_once(' ').unwrap_or((line, ""));
+    let mut words = line.split(' ');
+    let (verb, name) = (words.next().unwrap_or_default(), words.next().unwrap_or_default());
+    let flags: Vec<_> = words.collect();
     let program = Program::named(name).with_context(|| format!("no program {name:?}"))?;
     match verb {
         "stop" => plane.stop(program),
-        "start" => plane.start_program(program),
+        "start" => plane.start_program(program, &flags),
         _ => bail!("unknown command {verb:?}; known: stop, start"),
     }
 }

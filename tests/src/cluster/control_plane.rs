@@ -135,7 +135,7 @@ impl ControlPlane {
         plane.write_kubeconfig("admin", &plane.facts.kubeconfig)?;
         plane.write_kubeconfig("kube-controller-manager", &folder.join("controllers.kubeconfig"))?;
         for program in Program::ALL {
-            plane.start_program(program)?;
+            plane.start_program(program, &[])?;
         }
         let account = "/api/v1/namespaces/default/serviceaccounts/default";
         plane.wait_for(Program::ControllerManager, account)?;
@@ -152,8 +152,8 @@ impl ControlPlane {
         Ok(())
     }
 
-    /// Starts one, and waits until the API server answers where it is that one.
-    pub fn start_program(&mut self, program: Program) -> anyhow::Result<()> {
+    /// Starts one, with more flags than its own, and waits until the API server answers where it is that one.
+    pub fn start_program(&mut self, program: Program, flags: &[&str]) -> anyhow::Result<()> {
         if self.running.iter().any(|(running, _)| *running == program) {
             bail!("{} runs already", program.name());
         }
@@ -166,6 +166,7 @@ impl ControlPlane {
             .args(["--pdeathsig", "KILL", "--"])
             .arg(&path)
             .args(flags::of(program, &self.facts, &self.pki, self.ports))
+            .args(flags)
             .stdin(Stdio::null())
             .stdout(log.try_clone()?)
             .stderr(log)

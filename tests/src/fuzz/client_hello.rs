@@ -169,6 +169,7 @@ static SERVED: LazyLock<Option<Served>> = LazyLock::new(|| {
             classless: true,
             default_backend: None,
             default_certificate: None,
+            place: Default::default(),
             now_unix: 0,
         },
         default_certificate: self_signed().ok()?,

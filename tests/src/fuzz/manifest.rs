@@ -387,6 +387,7 @@ fn options() -> Options {
         classless: true,
         default_backend: None,
         default_certificate: Some(("shop".into(), "odd".into())),
+        place: Default::default(),
         now_unix: 1_800_000_000,
     }
 }

@@ -4,6 +4,8 @@ use std::path::PathBuf;
 
 use clap::Args;
 
+use ingress_core::nearness::Place;
+
 use super::not_empty;
 use crate::config::{
     Address, Cluster, ConfigError, NodeAddress, ObjectName, Publish, PublishFrom, SecretAccess, Source,
@@ -48,9 +50,13 @@ pub(super) struct Input {
     )]
     secrets: SecretAccess,
 
-    /// Name of the Node that the agent runs on, from the pod's spec.nodeName. [default: unknown]
+    /// Name of the Node that the agent runs on, from the pod's spec.nodeName; its zone is read from that Node. [default: unknown]
     #[arg(long, value_name = "NAME", env = "INGRESS_AGENT_NODE_NAME", value_parser = not_empty)]
     node_name: Option<String>,
+
+    /// Zone that the agent is in, for Services that prefer endpoints of the same zone. [default: that of its Node]
+    #[arg(long, value_name = "ZONE", env = "INGRESS_AGENT_ZONE", value_parser = not_empty)]
+    zone: Option<String>,
 
     /// Name of the agent's own pod. [default: unknown]
     #[arg(long, value_name = "NAME", env = "INGRESS_AGENT_POD_NAME", value_parser = not_empty)]
@@ -124,6 +130,13 @@ impl Status {
 }
 
 impl Input {
+    pub(super) fn place(&self) -> Place {
+        Place {
+            node: self.node_name.clone(),
+            zone: self.zone.clone(),
+        }
+    }
+
     /// `in_pod`: the environment names an API server, as it does in every pod.
     pub(super) fn resolve(self, status: Status, in_pod: bool) -> Result<Source, ConfigError> {
         if let Some(manifests) = self.manifests {

@@ -18,6 +18,8 @@ pub(super) struct Health {
     counts: Arc<SourceCounts>,
     /// The watches that are down, with the words for it.
     down: BTreeMap<FeedId, String>,
+    /// Those of them that may be.
+    optional: std::collections::BTreeSet<FeedId>,
     /// Watches that have been up.
     up: std::collections::BTreeSet<FeedId>,
     /// By words: several watches fail for one reason.
@@ -35,6 +37,7 @@ impl Health {
         Self {
             counts,
             down: BTreeMap::new(),
+            optional: std::collections::BTreeSet::new(),
             up: std::collections::BTreeSet::new(),
             problems: BTreeMap::new(),
         }
@@ -43,8 +46,17 @@ impl Health {
     pub(super) fn failed(&mut self, id: FeedId, scope: &Scope, failure: &Failure) {
         let words = failure.describe(scope);
         let now = Instant::now();
+        let off = scope
+            .resource
+            .without()
+            .filter(|_| matches!(failure.cause, Cause::Forbidden(_)));
         self.down.insert(id, words.clone());
-        self.counts.set_connected(false);
+        // What the agent can do without is a choice of whoever gave it its rights.
+        match off {
+            Some(_) => drop(self.optional.insert(id)),
+            None => drop(self.optional.remove(&id)),
+        }
+        self.tell_counts();
         self.forget_solved();
         if matches!(failure.cause, Cause::TooOld | Cause::TooNew) {
             // It happens, after a while without a connection above all, and mends itself.
@@ -52,7 +64,9 @@ impl Health {
             return;
         }
         self.problems.entry(words).or_insert_with_key(|words| {
-            let consequence = if self.up.is_empty() {
+            let consequence = if let Some(off) = off {
+                off
+            } else if self.up.is_empty() {
                 "trying again"
             } else {
                 "what was read stays in force; trying again"
@@ -70,9 +84,8 @@ impl Health {
         if self.down.remove(&id).is_some() {
             self.forget_solved();
         }
-        if self.down.is_empty() {
-            self.counts.set_connected(true);
-        }
+        self.optional.remove(&id);
+        self.tell_counts();
     }
 
     /// The watch has ended.
@@ -81,9 +94,13 @@ impl Health {
         if self.down.remove(&id).is_some() {
             self.forget_solved();
         }
-        if self.down.is_empty() {
-            self.counts.set_connected(true);
-        }
+        self.optional.remove(&id);
+        self.tell_counts();
+    }
+
+    fn tell_counts(&self) {
+        let is_well = self.down.keys().all(|id| self.optional.contains(id));
+        self.counts.set_connected(is_well);
     }
 
     /// One of the problems there are now.

@@ -1,5 +1,7 @@
 //! What is watched in a cluster, and what it is called there.
 
+use super::failure::{Cause, Failure};
+
 /// The kinds of watches.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Resource {
@@ -13,10 +15,13 @@ pub enum Resource {
     Secret,
     /// One ConfigMap that something names.
     ConfigMap,
+    Namespaces,
+    /// The agent's own.
+    Node,
 }
 
 impl Resource {
-    pub const ALL: [Self; 7] = [
+    pub const ALL: [Self; 9] = [
         Self::Ingresses,
         Self::IngressClasses,
         Self::Services,
@@ -24,6 +29,8 @@ impl Resource {
         Self::TlsSecrets,
         Self::Secret,
         Self::ConfigMap,
+        Self::Namespaces,
+        Self::Node,
     ];
 
     /// As metrics and messages call it.
@@ -36,6 +43,8 @@ impl Resource {
             Self::TlsSecrets => "tls-secrets",
             Self::Secret => "secret",
             Self::ConfigMap => "configmap",
+            Self::Namespaces => "namespaces",
+            Self::Node => "node",
         }
     }
 
@@ -48,6 +57,21 @@ impl Resource {
             Self::EndpointSlices => ("endpointslices", "discovery.k8s.io"),
             Self::TlsSecrets | Self::Secret => ("secrets", ""),
             Self::ConfigMap => ("configmaps", ""),
+            Self::Namespaces => ("namespaces", ""),
+            Self::Node => ("nodes", ""),
+        }
+    }
+
+    /// What is off while the agent may not read it; `None` for what it can't do without.
+    pub(super) fn without(self) -> Option<&'static str> {
+        match self {
+            Self::Namespaces => {
+                Some("an Ingress whose namespace is being deleted does not give way to others")
+            }
+            Self::Node => Some(
+                "the agent does not know its zone unless --zone says it, and Services that prefer a zone get no preference",
+            ),
+            _ => None,
         }
     }
 }
@@ -63,6 +87,14 @@ pub(super) struct Scope {
 }
 
 impl Scope {
+    /// Whether the rest is served without it. Of what may be forbidden, only that: an API server that does not answer is waited for.
+    pub(super) fn can_be_missing(&self, failure: &Failure) -> bool {
+        match self.resource.without() {
+            Some(_) => matches!(failure.cause, Cause::Forbidden(_)),
+            None => self.name.is_some(),
+        }
+    }
+
     pub(super) fn covers(&self, namespace: &str, name: &str) -> bool {
         self.namespace.as_deref().is_none_or(|own| own == namespace)
             && self.name.as_deref().is_none_or(|own| own == name)

@@ -142,6 +142,8 @@ fn each(objects: &Objects, mut take: impl FnMut(Object) -> serde_json::Result<()
                 .map(Object::EndpointSlice),
         )
         .chain(objects.config_maps.values().cloned().map(Object::ConfigMap))
+        .chain(objects.namespaces.values().cloned().map(Object::Namespace))
+        .chain(objects.nodes.values().cloned().map(Object::Node))
         .chain(objects.secrets.values().cloned().map(Object::Secret));
     for object in all {
         take(object)?;

@@ -66,6 +66,14 @@ macro_rules! in_set {
                 let $set = &mut $store.objects.config_maps;
                 $result
             }
+            Resource::Namespaces => {
+                let $set = &mut $store.objects.namespaces;
+                $result
+            }
+            Resource::Node => {
+                let $set = &mut $store.objects.nodes;
+                $result
+            }
         }
     };
 }
@@ -126,7 +134,7 @@ impl Store {
                 }
             }
             // Nobody waits for a single object that can't be had: the rest is served without it.
-            News::Failed(_) if feed.scope.name.is_some() && !feed.is_complete => {
+            News::Failed(failure) if feed.scope.can_be_missing(&failure) && !feed.is_complete => {
                 feed.is_complete = true;
                 Touched::Rules
             }
@@ -186,6 +194,8 @@ impl Store {
             Object::Secret(new) if resource == Resource::Secret => put(&mut self.single_secrets, key, new),
             Object::Secret(new) => put(&mut self.objects.secrets, key, new),
             Object::ConfigMap(new) => put(&mut self.objects.config_maps, key, new),
+            Object::Namespace(new) => put(&mut self.objects.namespaces, key, new),
+            Object::Node(new) => put(&mut self.objects.nodes, key, new),
         }
     }
 }

@@ -5,13 +5,14 @@
 use std::fmt::Debug;
 use std::sync::Arc;
 
-use k8s_openapi::api::core::v1::{ConfigMap, Secret, Service};
+use k8s_openapi::api::core::v1::{ConfigMap, Namespace, Node, NodeStatus, Secret, Service};
 use k8s_openapi::api::discovery::v1::EndpointSlice;
 use k8s_openapi::api::networking::v1::{Ingress, IngressClass};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use serde::de::DeserializeOwned;
 
 use crate::source::manifest::object::Object;
+use crate::translate::nearness::ZONE_LABEL;
 
 /// kubectl keeps a second copy of the object here.
 const LAST_APPLIED: &str = "kubectl.kubernetes.io/last-applied-configuration";
@@ -100,6 +101,42 @@ impl Kept for ConfigMap {
     }
 }
 
+/// Whether it is about to go is all that its status says, too.
+impl Kept for Namespace {
+    fn trim(&mut self) {
+        let going = self.metadata.deletion_timestamp.take();
+        trim_metadata(&mut self.metadata);
+        self.metadata.deletion_timestamp = going;
+        self.metadata.annotations = None;
+        self.spec = None;
+        self.status = None;
+    }
+
+    fn into_object(self) -> Object {
+        Object::Namespace(Arc::new(self))
+    }
+}
+
+/// Its zone and addresses. The kubelet writes the rest of its status every few minutes, and whenever images come and go.
+impl Kept for Node {
+    fn trim(&mut self) {
+        trim_metadata(&mut self.metadata);
+        self.metadata.annotations = None;
+        if let Some(labels) = &mut self.metadata.labels {
+            labels.retain(|name, _| name == ZONE_LABEL);
+        }
+        self.spec = None;
+        self.status = self.status.take().map(|status| NodeStatus {
+            addresses: status.addresses,
+            ..NodeStatus::default()
+        });
+    }
+
+    fn into_object(self) -> Object {
+        Object::Node(Arc::new(self))
+    }
+}
+
 /// Name, namespace, uid, generation, age, labels and annotations stay.
 fn trim_metadata(metadata: &mut ObjectMeta) {
     metadata.managed_fields = None;
@@ -144,6 +181,32 @@ mod tests {
             serde_json::json!({"loadBalancer": {"ingress": [{"ip": "192.0.2.1"}]}}),
         );
         assert_eq!(before, after);
+    }
+
+    #[test]
+    fn of_a_node_its_zone_and_addresses_are_kept_and_of_a_namespace_that_it_is_about_to_go() {
+        let node = |image: &str| {
+            let mut node: Node = serde_json::from_value(serde_json::json!({
+                "metadata": {"name": "n1", "resourceVersion": image, "annotations": {"a": "b"},
+                    "labels": {ZONE_LABEL: "a", "other": image}},
+                "spec": {"podCIDR": "10.0.0.0/24"},
+                "status": {"addresses": [{"type": "InternalIP", "address": "192.0.2.1"}], "images": [{"names": [image]}]},
+            }))
+            .unwrap();
+            node.trim();
+            node
+        };
+        assert_eq!(node("1"), node("2"));
+        assert_eq!(node("1").metadata.labels.unwrap().len(), 1);
+        assert!(node("1").status.unwrap().addresses.is_some());
+        let mut namespace: Namespace = serde_json::from_value(serde_json::json!({
+            "metadata": {"name": "shop", "labels": {"team": "web"}, "deletionTimestamp": "2026-01-01T00:00:00Z"},
+            "status": {"phase": "Terminating"},
+        }))
+        .unwrap();
+        namespace.trim();
+        assert!(namespace.metadata.deletion_timestamp.is_some() && namespace.metadata.labels.is_some());
+        assert_eq!(namespace.status, None);
     }
 
     #[test]

@@ -41,6 +41,9 @@ const RELIST: Duration = Duration::from_secs(1);
 const RELIST_PER_OBJECT: Duration = Duration::from_millis(1);
 const RELIST_AT_MOST: Duration = Duration::from_secs(15);
 
+/// Between two attempts to read what the agent has no right to and can do without, with half of it by chance.
+const SELDOM: Duration = Duration::from_secs(300);
+
 /// Which watch.
 pub(super) type FeedId = usize;
 
@@ -131,6 +134,9 @@ impl<K: Kept> Feed<K> {
                 return before_relist(self.size.load(Ordering::Relaxed), fastrand::f64());
             }
             (Cause::TooOld | Cause::TooNew, _) => *place = Place::Nowhere(Start::Newest),
+            (Cause::Forbidden(_), _) if self.scope.resource.without().is_some() => {
+                return SELDOM.mul_f64(1.0 + fastrand::f64());
+            }
             _ => {}
         }
         backoff.next(fastrand::f64(), failure.wait)

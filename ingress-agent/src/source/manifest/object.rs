@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use ingress_core::name::{Kind, ObjectRef};
-use k8s_openapi::api::core::v1::{ConfigMap, Secret, Service};
+use k8s_openapi::api::core::v1::{ConfigMap, Namespace, Node, Secret, Service};
 use k8s_openapi::api::discovery::v1::EndpointSlice;
 use k8s_openapi::api::networking::v1::{Ingress, IngressClass};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
@@ -21,6 +21,8 @@ pub(in crate::source) enum Object {
     EndpointSlice(Arc<EndpointSlice>),
     Secret(Arc<Secret>),
     ConfigMap(Arc<ConfigMap>),
+    Namespace(Arc<Namespace>),
+    Node(Arc<Node>),
 }
 
 /// Runs the same expression on whatever object it is.
@@ -33,6 +35,8 @@ macro_rules! each {
             Object::EndpointSlice($inner) => $result,
             Object::Secret($inner) => $result,
             Object::ConfigMap($inner) => $result,
+            Object::Namespace($inner) => $result,
+            Object::Node($inner) => $result,
         }
     };
 }
@@ -46,6 +50,8 @@ impl Object {
             Self::EndpointSlice(_) => Kind::EndpointSlice,
             Self::Secret(_) => Kind::Secret,
             Self::ConfigMap(_) => Kind::ConfigMap,
+            Self::Namespace(_) => Kind::Namespace,
+            Self::Node(_) => Kind::Node,
         }
     }
 
@@ -82,6 +88,8 @@ impl Object {
                 .map(Self::EndpointSlice),
             Kind::Secret => objects.secrets.get(&key).cloned().map(Self::Secret),
             Kind::ConfigMap => objects.config_maps.get(&key).cloned().map(Self::ConfigMap),
+            Kind::Namespace => objects.namespaces.get(&key).cloned().map(Self::Namespace),
+            Kind::Node => objects.nodes.get(&key).cloned().map(Self::Node),
             Kind::File => None,
         }
     }
@@ -96,6 +104,8 @@ impl Object {
             Self::EndpointSlice(object) => drop(objects.endpoint_slices.insert(key, object)),
             Self::Secret(object) => drop(objects.secrets.insert(key, object)),
             Self::ConfigMap(object) => drop(objects.config_maps.insert(key, object)),
+            Self::Namespace(object) => drop(objects.namespaces.insert(key, object)),
+            Self::Node(object) => drop(objects.nodes.insert(key, object)),
         }
     }
 }

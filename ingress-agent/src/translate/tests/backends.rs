@@ -3,7 +3,7 @@ use ingress_core::reason::Reason;
 use ingress_core::resource::{EndpointCondition, EndpointList, Protocol};
 
 use super::super::{Translation, endpoints_only};
-use super::{BASE, add, assert_clean, assert_told, ingress, one_rule, run, world};
+use super::{BASE, add, assert_clean, assert_told, ingress, one_rule, options, run, world};
 
 /// An Ingress to `web` by the port given, beside these objects.
 fn to(port: &str, objects: &str) -> Translation {
@@ -273,7 +273,7 @@ fn the_lane_of_endpoints_finds_what_a_translation_finds() {
         .iter()
         .map(|cluster| cluster.key.clone())
         .collect();
-    assert_eq!(endpoints_only(&objects, &keys).0, before.endpoints);
+    assert_eq!(endpoints_only(&objects, &options(), &keys).0, before.endpoints);
 
     add(
         &mut objects,
@@ -284,7 +284,7 @@ fn the_lane_of_endpoints_finds_what_a_translation_finds() {
             "[{addresses: [10.0.0.2]}]",
         ),
     );
-    let (lane, _) = endpoints_only(&objects, &keys);
+    let (lane, _) = endpoints_only(&objects, &options(), &keys);
     assert_eq!(lane[&keys[0]].endpoints.len(), 2);
     assert_eq!(
         super::super::translate(&objects, &super::options(), &mut Default::default()).endpoints,
