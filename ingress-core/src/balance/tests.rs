@@ -204,6 +204,29 @@ fn a_near_endpoint_that_joins_others_starts_slowly_all_the_same() {
     assert_eq!(share(60), 1000);
 }
 
+proptest! {
+    #[test]
+    fn without_load_the_choice_is_always_among_the_nearest_that_were_not_tried(
+        kinds in prop::collection::vec(0..3_u8, 1..20),
+        tried in prop::collection::vec(1..20_u16, 0..8),
+        random: u64,
+    ) {
+        let nearness = |kind: &u8| [Nearness::SameNode, Nearness::SameZone, Nearness::Anywhere][usize::from(*kind)];
+        let all: Vec<_> = (1..).zip(kinds.iter().map(nearness)).collect();
+        let tried: Vec<_> = tried.into_iter().map(address).collect();
+        let left = || all.iter().filter(|(number, _)| !tried.contains(&address(*number)));
+        for balance in TURNS {
+            let set = set_of(balance, &near(&all));
+            let request = PickRequest { tried: &tried, ..request(balance) };
+            let chosen = &set.pick(&request, random).unwrap().endpoint;
+            if let Some(nearest) = left().map(|(_, nearness)| *nearness).min() {
+                prop_assert_eq!(chosen.nearness, nearest);
+                prop_assert!(!tried.contains(&chosen.address));
+            }
+        }
+    }
+}
+
 #[test]
 fn a_hashed_key_belongs_to_the_same_endpoint_from_everywhere() {
     use Nearness::*;

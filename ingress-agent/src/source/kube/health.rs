@@ -100,7 +100,7 @@ impl Health {
 
     fn tell_counts(&self) {
         let is_well = self.down.keys().all(|id| self.optional.contains(id));
-        self.counts.set_connected(is_well);
+        self.counts.set_connected(is_well && !self.up.is_empty());
     }
 
     /// One of the problems there are now.
@@ -167,5 +167,24 @@ mod tests {
         health.forget(1);
         assert!(counts.is_connected());
         assert!(health.problems.is_empty());
+    }
+
+    #[test]
+    fn what_the_agent_may_not_read_and_can_do_without_is_told_and_is_no_outage() {
+        let counts = Arc::new(SourceCounts::new());
+        let mut health = Health::new(Arc::clone(&counts));
+        let scope = Scope {
+            resource: Resource::Namespaces,
+            namespace: None,
+            name: None,
+        };
+        let forbidden = Failure::from(Cause::Forbidden("no".into()));
+        health.failed(0, &scope, &forbidden);
+        assert!(!counts.is_connected(), "nothing has been read yet");
+        health.well(1);
+        assert!(counts.is_connected());
+        assert_eq!(health.problems.len(), 1);
+        health.failed(0, &scope, &Failure::from(Cause::Unreachable("refused".into())));
+        assert!(!counts.is_connected());
     }
 }

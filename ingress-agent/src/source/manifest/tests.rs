@@ -141,6 +141,12 @@ fn unknown_fields_are_told_in_the_api_servers_words() {
 }
 
 #[test]
+fn namespaces_and_nodes_are_read_and_live_in_no_namespace() {
+    let text = "apiVersion: v1\nkind: Namespace\nmetadata: {name: shop}\n---\napiVersion: v1\nkind: NodeList\nitems: [{metadata: {name: n1}}]\n";
+    assert_eq!(names(&yaml(text).unwrap()), ["Namespace shop", "Node n1"]);
+}
+
+#[test]
 fn kinds_that_are_not_ours_are_told_once_a_file_with_their_number() {
     let text = "apiVersion: apps/v1\nkind: Deployment\n---\napiVersion: apps/v1\nkind: Deployment\n---\napiVersion: v1\nkind: Pod\n";
     let manifest = yaml(text).unwrap();

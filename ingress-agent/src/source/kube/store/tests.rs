@@ -1,6 +1,7 @@
 //! What news make of what is known.
 
 use super::*;
+use crate::source::kube::failure::Cause;
 
 fn store(resources: &[(Resource, Option<&str>)]) -> Store {
     let mut store = Store::default();
@@ -92,6 +93,19 @@ fn everything_is_complete_when_each_watch_has_given_its_list() {
     let waiting: Vec<_> = store.incomplete().map(ToString::to_string).collect();
     assert_eq!(waiting, ["endpointslices"]);
     store.apply(1, News::All(Vec::new()));
+    assert_eq!(store.incomplete().count(), 0);
+}
+
+#[test]
+fn namespaces_that_may_not_be_read_are_not_waited_for_and_an_api_server_that_does_not_answer_is() {
+    let mut store = store(&[(Resource::Namespaces, None)]);
+    let failed = |cause: Cause| News::Failed(cause.into());
+    store.apply(0, failed(Cause::Unreachable("refused".into())));
+    assert_eq!(store.incomplete().count(), 1);
+    assert_eq!(
+        store.apply(0, failed(Cause::Forbidden("no".into()))),
+        Touched::Rules
+    );
     assert_eq!(store.incomplete().count(), 0);
 }
 

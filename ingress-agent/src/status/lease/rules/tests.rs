@@ -163,7 +163,7 @@ fn five_hundred_agents_ask_a_few_times_a_second_and_the_holder_is_replaced_withi
     let before = world.requests;
     world.run(hour * 2);
     let asked = f64::from(world.requests - before) / hour.as_secs_f64();
-    // The three that matter 1.2 times a second, each other one every 7.5 minutes.
+    // The three that matter 1.1 times a second, each other one every 7.5 minutes.
     assert!(asked < 3.0, "{asked} a second");
 
     let first = world.holder();
