@@ -11,7 +11,6 @@ use std::time::Duration;
 
 use clap::parser::ValueSource;
 use clap::{ArgAction, ArgMatches, Args, Command, FromArgMatches};
-use ingress_core::nearness::Place;
 use ipnet::IpNet;
 
 use self::bans::BanFlags;
@@ -422,7 +421,7 @@ impl ClassFlags {
             classes,
             default_backend: self.default_backend,
             default_certificate: self.default_certificate,
-            place: Place::default(),
+            place: Default::default(),
         }
     }
 }
