@@ -9,6 +9,7 @@ mod cert_manager;
 mod choices;
 mod conformance;
 mod deploy;
+mod image;
 mod lab;
 mod mistakes;
 mod node_agent;

@@ -40,7 +40,7 @@ fn given(folder: PathBuf) -> anyhow::Result<PathBuf> {
     }
 }
 
-fn built(pins: &'static [Pin], prefix: &str) -> anyhow::Result<PathBuf> {
+pub(super) fn built(pins: &'static [Pin], prefix: &str) -> anyhow::Result<PathBuf> {
     let folder = cache().join(format!("{prefix}{}", pins::hash(pins)?));
     std::fs::create_dir_all(&folder).with_context(|| folder.display().to_string())?;
     if missing(pins, &folder).is_empty() {
@@ -163,6 +163,7 @@ fn link_flags(pin: &Pin) -> anyhow::Result<String> {
         Stamps::Kubernetes => kubernetes_stamps(&version),
         // v0.N.P of its libraries is 1.N.P of the Kubernetes that it takes a cluster for while there is none.
         Stamps::Helm => helm_stamps(&version, &pin.version_of("k8s.io/client-go")?),
+        Stamps::None => Vec::new(),
     };
     Ok(stamps
         .iter()
