@@ -3,6 +3,7 @@
 //! All cases share one cluster and run at the same time; each has a namespace and an IngressClass of its own.
 
 mod access;
+mod acme;
 mod addressed;
 mod admission;
 mod cert_manager;
