@@ -72,14 +72,14 @@ fn helm(cluster: Option<&Cluster>, arguments: &[&str]) -> anyhow::Result<String>
 
 /// A release `ingress-agent` in a namespace of its own, with a class and a controller that no other case has: its agent writes to no other's
 /// Ingresses.
-struct Release<'c> {
-    namespace: Namespace<'c>,
-    class: String,
-    controller: String,
+pub(crate) struct Release<'c> {
+    pub(crate) namespace: Namespace<'c>,
+    pub(crate) class: String,
+    pub(crate) controller: String,
 }
 
 impl<'c> Release<'c> {
-    fn new(cluster: &'c Cluster, name: &str) -> anyhow::Result<Self> {
+    pub(crate) fn new(cluster: &'c Cluster, name: &str) -> anyhow::Result<Self> {
         let namespace = cluster.namespace(name)?;
         let class = format!("{}-release", namespace.name());
         let controller = format!("release.test/{}", namespace.name());
@@ -91,7 +91,7 @@ impl<'c> Release<'c> {
     }
 
     /// `helm install` or `upgrade` with these values (`--set`).
-    fn apply(&self, verb: &str, values: &[&str]) -> Done {
+    pub(crate) fn apply(&self, verb: &str, values: &[&str]) -> Done {
         let class = format!("ingressClass.name={}", self.class);
         let controller = format!("ingressClass.controller={}", self.controller);
         let mut arguments = vec![verb, "ingress-agent", "chart", "-n", self.namespace.name()];
@@ -101,13 +101,13 @@ impl<'c> Release<'c> {
         helm(Some(self.namespace.cluster()), &arguments).map(drop)
     }
 
-    fn helm(&self, arguments: &[&str]) -> anyhow::Result<String> {
+    pub(crate) fn helm(&self, arguments: &[&str]) -> anyhow::Result<String> {
         let place = ["-n", self.namespace.name()];
         helm(Some(self.namespace.cluster()), &[arguments, &place].concat())
     }
 
     /// An object of the namespace, or a list of them.
-    fn get(&self, what: &str) -> anyhow::Result<Value> {
+    pub(crate) fn get(&self, what: &str) -> anyhow::Result<Value> {
         let arguments = ["get", what, "-n", self.namespace.name(), "-o", "json"];
         let text = self.namespace.cluster().kubectl(&arguments, "")?;
         Ok(serde_json::from_str(&text)?)
