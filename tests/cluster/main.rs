@@ -7,6 +7,7 @@ mod acme;
 mod addressed;
 mod admission;
 mod annotations;
+mod backends;
 mod cert_manager;
 mod choices;
 mod conformance;
