@@ -66,7 +66,7 @@ pub(crate) fn run(options: &Options) -> anyhow::Result<ExitCode> {
             Ok(ExitCode::SUCCESS)
         }
         Task::Suite => shown(suite()?, "the Ingress suite"),
-        Task::CertManager => shown(cert_manager()?, "cert-manager"),
+        Task::CertManager => shown(cert_manager(), "cert-manager"),
         Task::Up => up(),
         Task::Down => down(),
         Task::Status => status(),
@@ -150,7 +150,7 @@ fn start(program: &Path, programs: &Path) -> anyhow::Result<Child> {
 }
 
 /// A node that runs Pods needs network namespaces.
-fn is_root() -> bool {
+pub(crate) fn is_root() -> bool {
     use std::os::unix::fs::MetadataExt;
     std::fs::metadata("/proc/self").is_ok_and(|own| own.uid() == 0)
 }

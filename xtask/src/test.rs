@@ -200,6 +200,9 @@ fn cluster(filter: Option<&str>) -> anyhow::Result<Report> {
     if let Some(missing) = machine::prepare() {
         bail!("{missing}");
     }
+    if !kube::is_root() {
+        bail!("not root: pods are processes in network namespaces, so that nothing of a cluster was tested");
+    }
     let programs = kube::programs()?;
     println!("API server from {}", programs.display());
     workspace::build("ingress-agent", workspace::Profile::Dev)?;
@@ -211,7 +214,7 @@ fn cluster(filter: Option<&str>) -> anyhow::Result<Report> {
     let mut extras = Vec::new();
     for (variable, what, extra) in [
         ("INGRESS_SUITE", "the Kubernetes Ingress suite", kube::suite()?),
-        ("CERT_MANAGER", "cert-manager itself", kube::cert_manager()?),
+        ("CERT_MANAGER", "cert-manager itself", kube::cert_manager()),
         (
             "POD_MONITORS",
             "the definition of PodMonitor",

@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 
 use anyhow::Context;
 
-use super::build::{built, find_go};
+use super::build::built;
 use super::pins::CERT_MANAGER;
 use super::{Extra, modules};
 
@@ -15,16 +15,15 @@ const MODULE: &str = "github.com/cert-manager/cert-manager";
 const DEFINITIONS: (&str, &str) = ("deploy/crds", "crds");
 
 /// The folder with all of it, built first where it is missing. Where that fails, the tests go on without: nothing else needs it.
-pub(crate) fn cert_manager() -> anyhow::Result<Extra> {
-    find_go()?;
+pub(crate) fn cert_manager() -> Extra {
     match build() {
-        Ok(folder) => Ok(Extra::Built(folder)),
-        Err(why) => Ok(Extra::Missing(format!("{why:#}"))),
+        Ok(folder) => Extra::Built(folder),
+        Err(why) => Extra::Missing(format!("{why:#}")),
     }
 }
 
 fn build() -> anyhow::Result<PathBuf> {
-    let folder = built(&CERT_MANAGER, "cert-manager-")?;
+    let folder = built(&CERT_MANAGER, "cert-manager-", "it is built from its Go module")?;
     let definitions = folder.join(DEFINITIONS.1);
     if !definitions.is_dir() {
         let module = modules::download(MODULE, &CERT_MANAGER[0].folder())?.map_err(anyhow::Error::msg)?;

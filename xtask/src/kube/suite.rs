@@ -50,7 +50,9 @@ pub(crate) fn suite() -> anyhow::Result<Extra> {
     if is_whole(&folder) {
         return Ok(Extra::Built(folder));
     }
-    find_go()?;
+    if let Err(why) = find_go("it is built from its Go module") {
+        return Ok(Extra::Missing(format!("{why:#}")));
+    }
     std::fs::create_dir_all(&folder).with_context(|| folder.display().to_string())?;
     let _lock = lock(&folder)?;
     if is_whole(&folder) {
