@@ -202,7 +202,7 @@ const CASES: &[Case] = &[
         led(&asking.get("/")?, 308, &asking.secure("/"))?;
         let answer = asking.at("https", "/")?.h2().ask(asking.agent.https)?;
         assert_eq!((answer.version, answer.backend()), (http::Version::HTTP_2, "web"));
-        assert_eq!(answer.certificate_names, [asking.host.clone()]);
+        assert_eq!(answer.certificate_names, std::slice::from_ref(&asking.host));
         Ok(())
     }),
     case("websocket", &[], |asking| {
