@@ -72,14 +72,14 @@ fn helm(cluster: Option<&Cluster>, arguments: &[&str]) -> anyhow::Result<String>
 
 /// A release `ingress-agent` in a namespace of its own, with a class and a controller that no other case has: its agent writes to no other's
 /// Ingresses.
-struct Release<'c> {
-    namespace: Namespace<'c>,
-    class: String,
-    controller: String,
+pub(crate) struct Release<'c> {
+    pub(crate) namespace: Namespace<'c>,
+    pub(crate) class: String,
+    pub(crate) controller: String,
 }
 
 impl<'c> Release<'c> {
-    fn new(cluster: &'c Cluster, name: &str) -> anyhow::Result<Self> {
+    pub(crate) fn new(cluster: &'c Cluster, name: &str) -> anyhow::Result<Self> {
         let namespace = cluster.namespace(name)?;
         let class = format!("{}-release", namespace.name());
         let controller = format!("release.test/{}", namespace.name());
@@ -91,7 +91,7 @@ impl<'c> Release<'c> {
     }
 
     /// `helm install` or `upgrade` with these values (`--set`).
-    fn apply(&self, verb: &str, values: &[&str]) -> Done {
+    pub(crate) fn apply(&self, verb: &str, values: &[&str]) -> Done {
         let class = format!("ingressClass.name={}", self.class);
         let controller = format!("ingressClass.controller={}", self.controller);
         let mut arguments = vec![verb, "ingress-agent", "chart", "-n", self.namespace.name()];
@@ -101,13 +101,13 @@ impl<'c> Release<'c> {
         helm(Some(self.namespace.cluster()), &arguments).map(drop)
     }
 
-    fn helm(&self, arguments: &[&str]) -> anyhow::Result<String> {
+    pub(crate) fn helm(&self, arguments: &[&str]) -> anyhow::Result<String> {
         let place = ["-n", self.namespace.name()];
         helm(Some(self.namespace.cluster()), &[arguments, &place].concat())
     }
 
     /// An object of the namespace, or a list of them.
-    fn get(&self, what: &str) -> anyhow::Result<Value> {
+    pub(crate) fn get(&self, what: &str) -> anyhow::Result<Value> {
         let arguments = ["get", what, "-n", self.namespace.name(), "-o", "json"];
         let text = self.namespace.cluster().kubectl(&arguments, "")?;
         Ok(serde_json::from_str(&text)?)
@@ -269,12 +269,19 @@ fn the_admission_policy_refuses_what_would_not_do_what_it_says_in_our_class_alon
 
 #[test]
 fn an_agent_with_the_rights_of_the_chart_asks_for_all_of_them_and_for_no_other() -> Done {
-    rights_are_those_asked_for("rights", &[])
+    rights_are_those_asked_for(crate::cluster()?, "rights", &[])
+}
+
+#[test]
+fn where_the_api_server_has_no_streaming_lists_the_chart_grants_every_list_that_is_asked_for() -> Done {
+    let cluster = Cluster::start_without_streaming_lists(env!("CARGO_BIN_EXE_kube-cluster"))?;
+    rights_are_those_asked_for(&cluster, "lists", &[])
 }
 
 #[test]
 fn without_rights_on_the_whole_cluster_roles_in_namespaces_are_all_of_them_and_no_other() -> Done {
     rights_are_those_asked_for(
+        crate::cluster()?,
         "roles",
         &["watch.secrets=referenced", "watch.namespaces={default}"],
     )
@@ -285,8 +292,7 @@ type Rights = BTreeSet<String>;
 
 /// Installs the chart, starts an agent with its ServiceAccount and its settings, makes it do everything, and compares the roles with the API server's
 /// record of what was asked.
-fn rights_are_those_asked_for(name: &str, values: &[&str]) -> Done {
-    let cluster = crate::cluster()?;
+fn rights_are_those_asked_for(cluster: &Cluster, name: &str, values: &[&str]) -> Done {
     let release = Release::new(cluster, name)?;
     release.apply("install", values)?;
     let namespace = &release.namespace;
@@ -330,9 +336,10 @@ fn rights_are_those_asked_for(name: &str, values: &[&str]) -> Done {
     let granted = granted(&release)?;
     let needed = || {
         let mut asked = asked(cluster, &user)?;
-        // In place of a streaming list, where the API server has none.
+        // In place of a streaming list, where the API server has none; another case has such a one.
         let watched: Vec<_> = asked
             .iter()
+            .filter(|_| cluster.facts().streams_lists)
             .filter_map(|right| right.strip_prefix("watch "))
             .map(|resource| format!("list {resource}"))
             .collect();

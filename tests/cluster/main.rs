@@ -3,18 +3,23 @@
 //! All cases share one cluster and run at the same time; each has a namespace and an IngressClass of its own.
 
 mod access;
+mod acme;
 mod addressed;
 mod admission;
+mod annotations;
+mod backends;
 mod cert_manager;
 mod choices;
 mod conformance;
 mod deploy;
+mod image;
 mod lab;
 mod lists;
 mod mistakes;
 mod nearness;
 mod node_agent;
 mod outage;
+mod pod_monitor;
 mod pods;
 mod rolling;
 mod serving;

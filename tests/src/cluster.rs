@@ -62,6 +62,11 @@ impl Cluster {
         Self::start_with(program, &flags)
     }
 
+    /// The same as [`Self::start`] with an API server that has no streaming lists, as before Kubernetes 1.32.
+    pub fn start_without_streaming_lists(program: &str) -> anyhow::Result<Self> {
+        Self::start_with(program, &["--no-streaming-lists".to_owned()])
+    }
+
     fn start_with(program: &str, flags: &[String]) -> anyhow::Result<Self> {
         let programs = programs()?;
         let mut child = Command::new(program)

@@ -70,11 +70,16 @@ impl Echo {
 
     /// Speaks TLS only, with this certificate: HTTP/1.1 and h2, by ALPN.
     pub fn start_tls(name: &str, leaf: &Leaf) -> anyhow::Result<Self> {
+        Self::start_tls_on(name, (IpAddr::V4(Ipv4Addr::LOCALHOST), 0).into(), leaf)
+    }
+
+    /// The same at this address.
+    pub fn start_tls_on(name: &str, address: SocketAddr, leaf: &Leaf) -> anyhow::Result<Self> {
         let kind = Kind {
             tls: Some(tls_acceptor(leaf)?),
             ..Kind::default()
         };
-        Self::launch(name, (IpAddr::V4(Ipv4Addr::LOCALHOST), 0).into(), kind)
+        Self::launch(name, address, kind)
     }
 
     fn launch(name: &str, address: SocketAddr, kind: Kind) -> anyhow::Result<Self> {

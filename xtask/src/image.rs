@@ -2,6 +2,7 @@
 //!
 //! Packed by the tar, gzip and sha256sum of every Linux, with all times at 0: the same files give the same image.
 
+mod engine;
 mod layout;
 
 use std::os::unix::fs::PermissionsExt;
@@ -10,6 +11,7 @@ use std::process::{Command, ExitCode, Stdio};
 
 use anyhow::{Context, bail};
 
+pub(crate) use self::engine::runtime;
 use crate::workspace::{self, Profile};
 
 /// Where Debian, Fedora and SUSE keep the roots, in one file.
@@ -62,6 +64,14 @@ pub(crate) fn run(options: &Options) -> anyhow::Result<ExitCode> {
     println!("  {:>9} bytes unpacked, in {} files", image.unpacked, image.files);
     println!("  {:>9} bytes to pull (sha256:{})", image.layer, image.manifest);
     Ok(ExitCode::SUCCESS)
+}
+
+/// An image of the development build, for the test that gives it to a container engine.
+pub(crate) fn for_tests() -> anyhow::Result<PathBuf> {
+    let program = workspace::build("ingress-agent", Profile::Dev)?.join("ingress-agent");
+    let archive = workspace::target().join("ingress-agent-image-under-test.tar");
+    pack(&program, "ingress-agent.test/ingress-agent:under-test", &archive)?;
+    Ok(archive)
 }
 
 /// What came out.

@@ -4,6 +4,8 @@
 //! gets exactly the cluster that the tests have.
 
 mod build;
+mod cert_manager;
+mod modules;
 mod pins;
 mod suite;
 
@@ -17,12 +19,22 @@ use anyhow::{Context, bail};
 use serde::{Deserialize, Serialize};
 
 pub(crate) use self::build::{helm, programs};
-pub(crate) use self::suite::{Suite, suite};
+pub(crate) use self::cert_manager::cert_manager;
+pub(crate) use self::modules::pod_monitors;
+pub(crate) use self::suite::suite;
 use crate::interrupt::{Ended, Interrupt};
 use crate::workspace::{self, Profile};
 
 const ENDS_WITHIN: Duration = Duration::from_secs(30);
 const LOOK_AGAIN: Duration = Duration::from_millis(50);
+
+/// What some tests need beside the API server, and may do without.
+pub(crate) enum Extra {
+    /// Where it is.
+    Built(PathBuf),
+    /// It can't be had, and why.
+    Missing(String),
+}
 
 #[derive(clap::Args)]
 pub(crate) struct Options {
@@ -36,6 +48,8 @@ enum Task {
     Build,
     /// Build the Kubernetes project's Ingress suite once; `cargo xtask test` runs it.
     Suite,
+    /// Build cert-manager and the ACME server Pebble once; `cargo xtask test` has them issue certificates.
+    CertManager,
     /// Start a cluster and print how to talk to it; Ctrl-C or `cargo xtask kube down` ends it.
     Up,
     /// End the cluster that `up` started.
@@ -51,16 +65,21 @@ pub(crate) fn run(options: &Options) -> anyhow::Result<ExitCode> {
             println!("{}", programs()?.display());
             Ok(ExitCode::SUCCESS)
         }
-        Task::Suite => match suite()? {
-            Suite::Built(folder) => {
-                println!("{}", folder.display());
-                Ok(ExitCode::SUCCESS)
-            }
-            Suite::Missing(why) => bail!("the source of the Ingress suite can't be had: {why}"),
-        },
+        Task::Suite => shown(suite()?, "the Ingress suite"),
+        Task::CertManager => shown(cert_manager(), "cert-manager"),
         Task::Up => up(),
         Task::Down => down(),
         Task::Status => status(),
+    }
+}
+
+fn shown(extra: Extra, what: &str) -> anyhow::Result<ExitCode> {
+    match extra {
+        Extra::Built(folder) => {
+            println!("{}", folder.display());
+            Ok(ExitCode::SUCCESS)
+        }
+        Extra::Missing(why) => bail!("{what} can't be had: {why}"),
     }
 }
 
@@ -131,7 +150,7 @@ fn start(program: &Path, programs: &Path) -> anyhow::Result<Child> {
 }
 
 /// A node that runs Pods needs network namespaces.
-fn is_root() -> bool {
+pub(crate) fn is_root() -> bool {
     use std::os::unix::fs::MetadataExt;
     std::fs::metadata("/proc/self").is_ok_and(|own| own.uid() == 0)
 }

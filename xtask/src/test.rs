@@ -13,7 +13,7 @@ use anyhow::bail;
 use clap::ValueEnum;
 
 pub(crate) use self::libtest::{Outcome, Verdict};
-use crate::{deny, deploy, ebpf, kube, promises, tidy, workspace};
+use crate::{deny, deploy, ebpf, image, kube, promises, tidy, workspace};
 
 #[derive(clap::Args)]
 pub(crate) struct Options {
@@ -200,6 +200,9 @@ fn cluster(filter: Option<&str>) -> anyhow::Result<Report> {
     if let Some(missing) = machine::prepare() {
         bail!("{missing}");
     }
+    if !kube::is_root() {
+        bail!("not root: pods are processes in network namespaces, so that nothing of a cluster was tested");
+    }
     let programs = kube::programs()?;
     println!("API server from {}", programs.display());
     workspace::build("ingress-agent", workspace::Profile::Dev)?;
@@ -208,23 +211,38 @@ fn cluster(filter: Option<&str>) -> anyhow::Result<Report> {
         problems: deploy::problems(&helm)?,
         ..Report::default()
     };
-    let suite = match kube::suite()? {
-        kube::Suite::Built(folder) => Some(folder),
-        kube::Suite::Missing(why) => {
-            report
-                .skipped
-                .push(format!("the Kubernetes Ingress suite: {why}"));
-            None
+    let mut extras = Vec::new();
+    for (variable, what, extra) in [
+        ("INGRESS_SUITE", "the Kubernetes Ingress suite", kube::suite()?),
+        ("CERT_MANAGER", "cert-manager itself", kube::cert_manager()),
+        (
+            "POD_MONITORS",
+            "the definition of PodMonitor",
+            kube::pod_monitors()?,
+        ),
+    ] {
+        match extra {
+            kube::Extra::Built(path) => extras.push((variable, path)),
+            kube::Extra::Missing(why) => report.skipped.push(format!("{what}: {why}")),
         }
-    };
+    }
+    match image::runtime() {
+        Ok(runtime) => extras.extend([
+            ("INGRESS_IMAGE", image::for_tests()?),
+            ("INGRESS_IMAGE_RUNTIME", runtime.into()),
+        ]),
+        Err(why) => report
+            .skipped
+            .push(format!("the image in a container engine: {why}")),
+    }
     for binary in binaries::build()?
         .iter_mut()
         .filter(|binary| binary.name == CLUSTER)
     {
         binary.env("KUBEBUILDER_ASSETS", &programs);
         binary.env("HELM", &helm);
-        if let Some(suite) = &suite {
-            binary.env("INGRESS_SUITE", suite);
+        for (variable, path) in &extras {
+            binary.env(variable, path);
         }
         binary.run(filter, &mut report)?;
     }

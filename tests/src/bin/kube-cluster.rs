@@ -1,4 +1,4 @@
-//! A Kubernetes API server on loopback as a process: `kube-cluster --programs DIR [--folder DIR] [--node [--image NAME=PROGRAM]…]`.
+//! A Kubernetes API server on loopback as a process: `kube-cluster --programs DIR [--folder DIR] [--node [--image NAME=PROGRAM]…] [--no-streaming-lists]`.
 //!
 //! With `--node` it runs Pods too; an image is then the program of that name, and our own programs are known without being named.
 //!
@@ -16,11 +16,15 @@ use ingress_tests::cluster::node::Images;
 fn main() -> anyhow::Result<()> {
     let mut programs = None;
     let mut folder = None;
-    let (mut has_node, mut images) = (false, own_images()?);
+    let (mut has_node, mut streams_lists, mut images) = (false, true, own_images()?);
     let mut arguments = std::env::args().skip(1);
     while let Some(flag) = arguments.next() {
         if flag == "--node" {
             has_node = true;
+            continue;
+        }
+        if flag == "--no-streaming-lists" {
+            streams_lists = false;
             continue;
         }
         let value = arguments
@@ -33,7 +37,9 @@ fn main() -> anyhow::Result<()> {
                 let (name, program) = value.split_once('=').context("--image wants NAME=PROGRAM")?;
                 images.add(name, Path::new(program));
             }
-            _ => bail!("unknown flag {flag}; known: --programs, --folder, --node, --image"),
+            _ => bail!(
+                "unknown flag {flag}; known: --programs, --folder, --node, --image, --no-streaming-lists"
+            ),
         }
     }
     // Gone at the end; a given folder stays.
@@ -43,7 +49,7 @@ fn main() -> anyhow::Result<()> {
     };
     let folder = folder.or_else(|| own.as_ref().map(|own| own.path().to_path_buf()));
     let programs = programs.context("--programs DIR is needed")?;
-    let mut plane = ControlPlane::start(&programs, &folder.context("no folder")?)?;
+    let mut plane = ControlPlane::start(&programs, &folder.context("no folder")?, streams_lists)?;
     if has_node {
         plane.start_node(images)?;
     }

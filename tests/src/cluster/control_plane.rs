@@ -62,6 +62,8 @@ pub struct Facts {
     pub etcd_port: u16,
     /// Who holds the network of pods, and its number; none without root.
     pub pods: Option<(u32, u8)>,
+    /// Whether a watch may begin with the list (`sendInitialEvents`), as Kubernetes has it from 1.32 on.
+    pub streams_lists: bool,
 }
 
 impl Facts {
@@ -99,9 +101,9 @@ pub struct ControlPlane {
 
 impl ControlPlane {
     /// Starts everything in `folder` from the programs in `programs`, and waits until a Pod could be made.
-    pub fn start(programs: &Path, folder: &Path) -> anyhow::Result<Self> {
+    pub fn start(programs: &Path, folder: &Path, streams_lists: bool) -> anyhow::Result<Self> {
         for attempt in 1.. {
-            match Self::try_start(programs, folder) {
+            match Self::try_start(programs, folder, streams_lists) {
                 Err(error)
                     if attempt < ATTEMPTS && format!("{error:#}").contains("address already in use") => {}
                 result => return result,
@@ -110,7 +112,7 @@ impl ControlPlane {
         bail!("no free ports")
     }
 
-    fn try_start(programs: &Path, folder: &Path) -> anyhow::Result<Self> {
+    fn try_start(programs: &Path, folder: &Path, streams_lists: bool) -> anyhow::Result<Self> {
         std::fs::create_dir_all(folder.join("logs"))?;
         let ports = Ports::free()?;
         let pods = PodNetwork::create()
@@ -124,6 +126,7 @@ impl ControlPlane {
                 api_port: ports.api,
                 etcd_port: ports.etcd,
                 pods: pods.as_ref().map(PodNetwork::facts),
+                streams_lists,
             },
             pki: Pki::write(&folder.join("pki"))?,
             ports,

@@ -67,6 +67,7 @@ fn api_server(facts: &Facts, pki: &Pki, ports: Ports) -> Vec<String> {
     let file = |flag: &str, name: &str| format!("--{flag}={}", pki.file(name).display());
     vec![
         format!("--etcd-servers=http://127.0.0.1:{}", ports.etcd),
+        format!("--feature-gates=WatchList={}", facts.streams_lists),
         "--bind-address=127.0.0.1".to_owned(),
         // Not loopback, which it refuses; nobody goes there, as no endpoint of the API server itself is kept.
         "--advertise-address=192.0.2.1".to_owned(),

@@ -10,20 +10,38 @@ use anyhow::{Context, bail};
 use super::pins::{self, HELM, PINS, Pin, Stamps};
 use crate::workspace;
 
-const NO_GO: &str = "`go` is missing: the API server is built from Go modules. Install Go (https://go.dev/dl/), \
-                     or set KUBEBUILDER_ASSETS to a folder with etcd, kube-apiserver, kube-controller-manager and kubectl";
-
 /// The folder with all of them, built first where they are missing. Progress goes to standard error.
 pub(crate) fn programs() -> anyhow::Result<PathBuf> {
     match std::env::var_os("KUBEBUILDER_ASSETS").map(PathBuf::from) {
         Some(folder) => given(folder),
-        None => built(&PINS, ""),
+        None => {
+            let or = "set KUBEBUILDER_ASSETS to a folder with etcd, kube-apiserver, kube-controller-manager and kubectl";
+            built(
+                &PINS,
+                "",
+                &format!("the API server is built from Go modules; or {or}"),
+            )
+        }
     }
 }
 
-/// The program `helm`, built first where it is missing.
+/// The program `helm`: the one that `HELM` names, or built first where it is missing.
 pub(crate) fn helm() -> anyhow::Result<PathBuf> {
-    Ok(built(&HELM, "helm-")?.join("helm"))
+    let Some(given) = std::env::var_os("HELM").map(PathBuf::from) else {
+        let folder = built(
+            &HELM,
+            "helm-",
+            "Helm is built from its Go module; or set HELM to a program",
+        )?;
+        return Ok(folder.join("helm"));
+    };
+    if !given.is_file() {
+        bail!(
+            "HELM={}: no such program; unset it, and it is built",
+            given.display()
+        );
+    }
+    Ok(given)
 }
 
 fn given(folder: PathBuf) -> anyhow::Result<PathBuf> {
@@ -40,13 +58,14 @@ fn given(folder: PathBuf) -> anyhow::Result<PathBuf> {
     }
 }
 
-fn built(pins: &'static [Pin], prefix: &str) -> anyhow::Result<PathBuf> {
+/// The folder with these programs; `why` is for those who lack Go.
+pub(super) fn built(pins: &'static [Pin], prefix: &str, why: &str) -> anyhow::Result<PathBuf> {
     let folder = cache().join(format!("{prefix}{}", pins::hash(pins)?));
     std::fs::create_dir_all(&folder).with_context(|| folder.display().to_string())?;
     if missing(pins, &folder).is_empty() {
         return Ok(folder);
     }
-    find_go()?;
+    find_go(why)?;
     let _lock = lock(&folder)?;
     let missing = missing(pins, &folder);
     for (index, pin) in missing.iter().enumerate() {
@@ -92,7 +111,8 @@ fn missing(pins: &'static [Pin], folder: &Path) -> Vec<&'static Pin> {
     pins.iter().filter(is_missing).collect()
 }
 
-pub(super) fn find_go() -> anyhow::Result<()> {
+/// An error that says what Go is wanted for, where it is missing.
+pub(super) fn find_go(why: &str) -> anyhow::Result<()> {
     let found = Command::new("go")
         .arg("version")
         .stdin(Stdio::null())
@@ -101,7 +121,7 @@ pub(super) fn find_go() -> anyhow::Result<()> {
     match found {
         Ok(status) if status.success() => Ok(()),
         Ok(status) => bail!("`go version` failed: {status}"),
-        Err(_) => bail!(NO_GO),
+        Err(_) => bail!("`go` is missing (https://go.dev/dl/, 1.26 or newer): {why}"),
     }
 }
 
@@ -145,7 +165,7 @@ fn build(pin: &Pin, folder: &Path) -> anyhow::Result<()> {
         // Its standard output would be taken for the folder's name.
         .stdout(Stdio::null())
         .status()
-        .context(NO_GO)?;
+        .context("start go")?;
     if !status.success() {
         bail!(
             "building {} failed: {status}; go's messages are above",
@@ -163,6 +183,7 @@ fn link_flags(pin: &Pin) -> anyhow::Result<String> {
         Stamps::Kubernetes => kubernetes_stamps(&version),
         // v0.N.P of its libraries is 1.N.P of the Kubernetes that it takes a cluster for while there is none.
         Stamps::Helm => helm_stamps(&version, &pin.version_of("k8s.io/client-go")?),
+        Stamps::None => Vec::new(),
     };
     Ok(stamps
         .iter()

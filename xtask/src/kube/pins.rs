@@ -23,6 +23,7 @@ pub(super) struct Pin {
 pub(super) enum Stamps {
     Kubernetes,
     Helm,
+    None,
 }
 
 /// Apart from the others, so that it can change without them.
@@ -49,6 +50,39 @@ pub(super) const PINS: [Pin; 4] = [
         "k8s.io/kubernetes/cmd/kube-controller-manager",
     ),
 ];
+
+pub(super) const CERT_MANAGER: [Pin; 4] = [
+    cert_manager(
+        "cert-manager-controller",
+        "./controller",
+        "github.com/cert-manager/cert-manager",
+    ),
+    cert_manager(
+        "acmesolver",
+        "./acmesolver",
+        "github.com/cert-manager/cert-manager",
+    ),
+    cert_manager(
+        "pebble",
+        "github.com/letsencrypt/pebble/v2/cmd/pebble",
+        "github.com/letsencrypt/pebble/v2",
+    ),
+    cert_manager(
+        "pebble-challtestsrv",
+        "github.com/letsencrypt/pebble/v2/cmd/pebble-challtestsrv",
+        "github.com/letsencrypt/pebble/v2",
+    ),
+];
+
+const fn cert_manager(program: &'static str, package: &'static str, versioned: &'static str) -> Pin {
+    Pin {
+        program,
+        package,
+        module: "cert-manager",
+        versioned,
+        stamps: Stamps::None,
+    }
+}
 
 const fn kubernetes(program: &'static str, package: &'static str) -> Pin {
     Pin {
@@ -96,6 +130,11 @@ pub(super) fn hash(pins: &[Pin]) -> anyhow::Result<String> {
             let path = pin.folder().join(file);
             hash.add(&std::fs::read(&path).with_context(|| workspace::shown(&path))?);
         }
+        // A program of our own around a module's libraries.
+        if pin.package.starts_with("./") {
+            let path = pin.folder().join(pin.package).join("main.go");
+            hash.add(&std::fs::read(&path).with_context(|| workspace::shown(&path))?);
+        }
     }
     Ok(format!("{:016x}", hash.0))
 }
@@ -121,10 +160,12 @@ mod tests {
 
     #[test]
     fn versions_come_from_the_pinned_modules() {
-        for pin in PINS.iter().chain(&HELM) {
+        for pin in PINS.iter().chain(&HELM).chain(&CERT_MANAGER) {
             let version = pin.version().unwrap();
             assert!(
-                version.starts_with("v1.") || version.starts_with("v3."),
+                ["v1.", "v2.", "v3."]
+                    .iter()
+                    .any(|major| version.starts_with(major)),
                 "{version}"
             );
         }

@@ -6,10 +6,9 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
 use anyhow::{Context, bail};
-use serde::Deserialize;
 
 use super::build::{cache, find_go, lock};
-use super::pins;
+use super::{Extra, modules, pins};
 use crate::workspace;
 
 const MODULE: &str = "sigs.k8s.io/ingress-controller-conformance";
@@ -44,30 +43,24 @@ const EDITS: [(&str, &str, &str); 4] = [
     ),
 ];
 
-/// What came of the wish for it.
-pub(crate) enum Suite {
-    /// The folder with `suite.test`, `echoserver` and `features`.
-    Built(PathBuf),
-    /// Its source can't be had, and why.
-    Missing(String),
-}
-
-/// Built first where it is missing. Progress goes to standard error.
-pub(crate) fn suite() -> anyhow::Result<Suite> {
+/// The folder with `suite.test`, `echoserver` and `features`, built first where it is missing. Progress goes to standard error.
+pub(crate) fn suite() -> anyhow::Result<Extra> {
     let version = version()?;
     let folder = cache().join(format!("ingress-suite-{version}-{RECIPE}"));
     if is_whole(&folder) {
-        return Ok(Suite::Built(folder));
+        return Ok(Extra::Built(folder));
     }
-    find_go()?;
+    if let Err(why) = find_go("it is built from its Go module") {
+        return Ok(Extra::Missing(format!("{why:#}")));
+    }
     std::fs::create_dir_all(&folder).with_context(|| folder.display().to_string())?;
     let _lock = lock(&folder)?;
     if is_whole(&folder) {
-        return Ok(Suite::Built(folder));
+        return Ok(Extra::Built(folder));
     }
     let source = match source(&version)? {
         Ok(source) => source,
-        Err(why) => return Ok(Suite::Missing(why)),
+        Err(why) => return Ok(Extra::Missing(why)),
     };
     eprintln!("Building the Ingress suite {version} (two minutes, once) …");
     copy(&source, &folder)?;
@@ -78,7 +71,7 @@ pub(crate) fn suite() -> anyhow::Result<Suite> {
     // Last: with it the folder is whole.
     go(&folder, &["test", "-c", "-vet=off", "-o", "suite.partial", "."])?;
     std::fs::rename(folder.join("suite.partial"), folder.join("suite.test"))?;
-    Ok(Suite::Built(folder))
+    Ok(Extra::Built(folder))
 }
 
 fn is_whole(folder: &Path) -> bool {
@@ -96,7 +89,11 @@ fn version() -> anyhow::Result<String> {
 fn source(version: &str) -> anyhow::Result<Result<PathBuf, String>> {
     match std::env::var_os(SOURCE).map(PathBuf::from) {
         Some(folder) => checkout(folder, version).map(Ok),
-        None => download(version),
+        None => {
+            // Outside of any module, so that what it gives is compared with the public checksum database.
+            let found = modules::download(&format!("{MODULE}@{version}"), &std::env::temp_dir())?;
+            Ok(found.map_err(|why| format!("{why}; {SOURCE} may name a checkout of it")))
+        }
     }
 }
 
@@ -113,32 +110,6 @@ fn checkout(folder: PathBuf, version: &str) -> anyhow::Result<PathBuf> {
         bail!("{SOURCE}={}: not a checkout of commit {commit}", folder.display());
     }
     Ok(folder)
-}
-
-/// What `go mod download -json` prints of a module.
-#[derive(Deserialize)]
-#[serde(rename_all = "PascalCase")]
-struct Downloaded {
-    dir: Option<PathBuf>,
-    error: Option<String>,
-}
-
-/// By the ordinary `go`, which compares what it gets with the public checksum database.
-fn download(version: &str) -> anyhow::Result<Result<PathBuf, String>> {
-    let output = Command::new("go")
-        .args(["mod", "download", "-json", &format!("{MODULE}@{version}")])
-        .current_dir(std::env::temp_dir())
-        .stdin(Stdio::null())
-        .output()?;
-    let said = String::from_utf8_lossy(&output.stderr).trim().to_owned();
-    let module: Downloaded = serde_json::from_slice(&output.stdout).with_context(|| said)?;
-    Ok(match (module.dir, module.error) {
-        (Some(dir), None) => Ok(dir),
-        (_, error) => {
-            let why = error.unwrap_or_default().replace(['\n', '\t'], " ");
-            Err(format!("{why}; {SOURCE} may name a checkout of it"))
-        }
-    })
 }
 
 /// The files of a module are read-only, and so would be what is copied with their permissions.
