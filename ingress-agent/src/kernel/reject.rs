@@ -5,14 +5,18 @@
 
 mod attach;
 mod auto;
+mod gate;
 mod ground;
 mod links;
 mod local;
+mod pins;
 mod sample;
+mod sys;
 mod tables;
 mod tally;
 mod view;
 
+use std::path::PathBuf;
 use std::sync::mpsc::{RecvTimeoutError, Sender, channel};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
@@ -26,6 +30,7 @@ use ingress_core::snapshot::Snapshot;
 use self::attach::Attachments;
 use self::auto::Auto;
 use self::links::Link;
+pub(crate) use self::pins::{clear as clear_pins, list as pinned, remove_all as remove_pins};
 use self::tables::Tables;
 use self::tally::Tally;
 pub use self::view::{AttachedView, CountView, RejectView};
@@ -44,6 +49,8 @@ pub struct Wanted {
     pub interfaces: Vec<String>,
     pub tc: HookMode,
     pub xdp: HookMode,
+    /// A directory of bpffs, where XDP links outlive the agent.
+    pub bpffs: PathBuf,
     pub names: Names,
     /// Answer rejected openings with a reset.
     pub answer: bool,
@@ -106,6 +113,9 @@ struct State {
 const TICK: Duration = Duration::from_millis(200);
 /// How often interfaces and addresses are read again although nothing was heard.
 const LOOK_AGAIN: u32 = 50;
+/// For how long XDP goes on judging after the agent last said that it lives, and how often it says so.
+const ALIVE_FOR: Duration = Duration::from_secs(5);
+const ALIVE: u32 = 5;
 /// Samples in the log, a second.
 const SAMPLES: Rate = Rate::new(5, 20);
 
@@ -119,7 +129,7 @@ impl Rejection {
         let mut ebpf = object::load(Hook::Reject, &tables::MAPS)?;
         let tables = Tables::take(&mut ebpf)?;
         let mut state = State {
-            attachments: Attachments::load(ebpf, wanted.tc, wanted.xdp, idle(&wanted))?,
+            attachments: Attachments::load(ebpf, wanted.tc, wanted.xdp, idle(&wanted), &wanted.bpffs)?,
             tables,
             settings: settings(&wanted),
             auto: match wanted.names {
@@ -179,6 +189,9 @@ impl Rejection {
                 ticks = ticks.wrapping_add(1);
                 let changed = changes.as_ref().is_some_and(links::Changes::any);
                 let mut state = lock(&state);
+                if ticks.is_multiple_of(ALIVE) {
+                    state.live();
+                }
                 if changed || ticks.is_multiple_of(LOOK_AGAIN) {
                     state.look();
                 }
@@ -211,14 +224,26 @@ impl Rejection {
     /// Whether another agent has the traffic just now.
     pub(super) fn set_waits(&self, waits: bool) {
         let mut state = lock(&self.state);
+        let ends = state.waits && !waits;
         state.waits = waits;
         state.again();
+        // The tables are right: now XDP can be this agent's, in the place of the other's.
+        if ends {
+            state.look();
+        }
     }
 
-    /// Takes the programs off; the reason is shown.
+    /// Takes the programs off; the reason is shown. XDP that is pinned stays, and passes everything.
     pub(super) fn let_go(&self, why: &str) {
         let mut state = lock(&self.state);
         state.attachments.let_go();
+        state.ended.get_or_insert_with(|| why.to_owned());
+    }
+
+    /// Takes the programs off, what is pinned too.
+    pub(super) fn detach(&self, why: &str) {
+        let mut state = lock(&self.state);
+        state.attachments.detach();
         state.ended.get_or_insert_with(|| why.to_owned());
     }
 
@@ -330,9 +355,18 @@ impl State {
             self.wanted.ground.local = local;
             self.again();
         }
+        self.live();
         let wanted = &self.wanted;
-        self.attachments.follow(&links, |link| is_wanted(wanted, link));
+        self.attachments
+            .follow(&links, self.waits, |link| is_wanted(wanted, link));
         self.settle(&links);
+    }
+
+    fn live(&mut self) {
+        if self.ended.is_none() {
+            let written = self.tables.live_for(ALIVE_FOR);
+            self.check(written);
+        }
     }
 
     /// The kernel's table of counts has room for the interfaces that are there, and not for all that ever were.
@@ -474,7 +508,7 @@ impl State {
 
     fn view_notes(&self) -> Vec<String> {
         let mut notes: Vec<_> = self.notes.iter().map(ToString::to_string).collect();
-        notes.extend(self.attachments.note());
+        notes.extend(self.attachments.notes());
         if self.wanted.shared {
             notes.push("nothing is judged while only a share of the sources comes here".to_owned());
         }
