@@ -259,3 +259,5 @@ fn the_programs_agree_with_the_same_decisions_on_the_host_about_every_generated_
     );
     assert_eq!(mapped(US)[12..], US);
 }
+
+mod first_segments;
