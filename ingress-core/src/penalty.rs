@@ -8,8 +8,8 @@ use std::fmt;
 use std::net::{IpAddr, Ipv6Addr};
 use std::time::Duration;
 
-use ingress_common::packet::mapped;
 use ingress_common::packet::is_translated;
+use ingress_common::packet::mapped;
 use ingress_common::verdict::{MAX_BANS, budget_source};
 use ipnet::IpNet;
 

@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
 use anyhow::{Context, ensure};
+use ingress_tests::AgentProcess;
 
 use crate::Done;
 use crate::agent::{Site, wait};
@@ -205,9 +206,14 @@ fn one_that_takes_over_and_dies_at_once_gives_xdp_back() -> Done {
     inside("one_that_takes_over_and_dies_at_once_gives_xdp_back", |bpffs| {
         let Some(site) = Site::new()? else { return Ok(()) };
         let dir = bpffs.join("agent");
-        let older = site.start(&flags(&dir, &["--hand-over-overlap", "10m"])?)?;
+        // With what a pod gets: no CAP_SYS_ADMIN, no CAP_DAC_OVERRIDE.
+        let start = |more: &[&str]| {
+            let prefix = ["setpriv", "--bounding-set=-all,+cap_12,+cap_38,+cap_39"];
+            AgentProcess::watch(&mut site.command(&prefix, &flags(&dir, more)?))
+        };
+        let older = start(&["--hand-over-overlap", "10m"])?;
         let (link, program) = on_node0(&dir)?;
-        let newer = site.start(&flags(&dir, &[])?)?;
+        let newer = start(&[])?;
         site.wait_for_phase(older.pid(), "handing over")?;
         assert_ne!(on_node0(&dir)?.1, program);
         newer.kill();

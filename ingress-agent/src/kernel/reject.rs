@@ -15,15 +15,14 @@ mod sys;
 mod tables;
 mod tally;
 mod view;
+mod wanted;
 
-use std::path::PathBuf;
 use std::sync::mpsc::{RecvTimeoutError, Sender, channel};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
-use ingress_common::bucket::Rate;
-use ingress_common::verdict::{COUNT, OFF, REJECT, SETTING_ANSWER, Settings};
+use ingress_common::verdict::{COUNT, REJECT, Settings};
 use ingress_core::datapath::{Changes, Contents, Ground, Note, contents, diff};
 use ingress_core::snapshot::Snapshot;
 
@@ -34,45 +33,14 @@ pub(crate) use self::pins::{clear as clear_pins, list as pinned, remove_all as r
 use self::tables::Tables;
 use self::tally::Tally;
 pub use self::view::{AttachedView, CountView, RejectView};
+pub use self::wanted::{Names, Wanted};
+use self::wanted::{idle, settings};
 use super::object;
 use super::rights;
 use super::trouble::{Hook, Trouble};
-use crate::config::HookMode;
 
 use self::ground::is_wanted;
 pub(crate) use self::local::addresses as local_addresses;
-
-/// What is to be rejected, and where.
-#[derive(Clone, Debug, Default)]
-pub struct Wanted {
-    /// Empty: those with an address that is served.
-    pub interfaces: Vec<String>,
-    pub tc: HookMode,
-    pub xdp: HookMode,
-    /// A directory of bpffs, where XDP links outlive the agent.
-    pub bpffs: PathBuf,
-    pub names: Names,
-    /// Answer rejected openings with a reset.
-    pub answer: bool,
-    pub by_source: Rate,
-    pub in_total: Rate,
-    pub ground: Ground,
-    /// Sources may be banned at any time.
-    pub bans: bool,
-    /// Only a share of the sources is ours: what others get is none of our business, so nothing is judged.
-    pub shared: bool,
-}
-
-/// What happens to names that nobody serves.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub enum Names {
-    #[default]
-    Off,
-    /// Rejected always.
-    On,
-    /// Counted, and rejected while more than so many come in a second.
-    Auto { above: u32 },
-}
 
 /// In force until it is dropped.
 #[derive(Debug)]
@@ -116,8 +84,6 @@ const LOOK_AGAIN: u32 = 50;
 /// For how long XDP goes on judging after the agent last said that it lives, and how often it says so.
 const ALIVE_FOR: Duration = Duration::from_secs(5);
 const ALIVE: u32 = 5;
-/// Samples in the log, a second.
-const SAMPLES: Rate = Rate::new(5, 20);
 
 impl Rejection {
     /// Loads and attaches: from here on packets are judged, by tables that know no name until [`Self::before`] was called. All that needs a
@@ -288,46 +254,6 @@ impl Drop for Rejection {
 
 fn lock(state: &Mutex<State>) -> MutexGuard<'_, State> {
     state.lock().unwrap_or_else(PoisonError::into_inner)
-}
-
-/// Why XDP has nothing to do; where it has, `None`.
-fn idle(wanted: &Wanted) -> Option<&'static str> {
-    let settings = settings(wanted);
-    let checks = [settings.sources, settings.unserved, settings.budgets];
-    if wanted.answer {
-        Some("--kernel-answer asks for an answer, which XDP does not give")
-    } else if !wanted.bans && checks.iter().all(|check| *check == OFF) {
-        Some("no list of sources, budget or penalty is set that it would judge by")
-    } else {
-        None
-    }
-}
-
-fn settings(wanted: &Wanted) -> Settings {
-    let on = |on: bool| if on { REJECT } else { OFF };
-    let ground = &wanted.ground;
-    let lists = ground.listeners.iter().map(|listener| &listener.sources);
-    let listed = lists
-        .chain([&ground.sources])
-        .any(|list| !list.allow.is_empty() || !list.deny.is_empty());
-    Settings {
-        names: match wanted.names {
-            Names::Off => OFF,
-            Names::On => REJECT,
-            Names::Auto { .. } => COUNT,
-        },
-        sources: on(listed),
-        unserved: on(!ground.ingress.is_empty()),
-        budgets: on(wanted.by_source.is_limited() || wanted.in_total.is_limited()),
-        malformed: REJECT,
-        // Until there is one.
-        bans: OFF,
-        flags: if wanted.answer { SETTING_ANSWER } else { 0 },
-        padding: 0,
-        by_source: wanted.by_source,
-        in_total: wanted.in_total,
-        samples: SAMPLES,
-    }
 }
 
 impl State {

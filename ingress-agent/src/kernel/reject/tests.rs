@@ -3,6 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use aya::programs::{SchedClassifier, TestRun, TestRunOptions, Xdp};
+use ingress_common::bucket::Rate;
 use ingress_common::names::NameKey;
 use ingress_common::packet::{self, Packet, Segment, mapped};
 use ingress_common::verdict::{self, Judged, JudgedKey, SETTING_ALLOW_LIST, Step as Judgement};
