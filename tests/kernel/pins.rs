@@ -285,7 +285,7 @@ fn garbage_foreign_pins_other_formats_and_interfaces_that_are_gone_are_handled_a
             agent.kill();
             site.net.node.ip(&["link del late0".to_owned()])?;
             let agent = site.start(&flags)?;
-            assert_eq!(links(&dir), [place.clone()]);
+            assert_eq!(links(&dir), std::slice::from_ref(&place));
 
             // Somebody else's program, in our directory: it stays where it is.
             agent.kill();
