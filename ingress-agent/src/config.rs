@@ -262,6 +262,8 @@ pub struct Reject {
     pub interfaces: Vec<String>,
     pub tc: HookMode,
     pub xdp: HookMode,
+    /// A directory of bpffs for XDP links.
+    pub bpffs: PathBuf,
     pub names: HookMode,
     /// Unmatched first segments a second from which `names: auto` rejects.
     pub names_above: u32,

@@ -1,7 +1,8 @@
 //! The kernel's side of the agent: loads the eBPF programs, attaches them, fills their maps, reads their counts.
 //!
-//! Every hook is optional by itself, and one that is off says why. Nothing is pinned: programs and maps live by the descriptors that this
-//! process holds, so whatever way it ends, the kernel takes them away with it (docs/decisions/0005). Knows sockets and addresses, no routes.
+//! Every hook is optional by itself, and one that is off says why. Programs and maps live by the descriptors that this
+//! process holds, so whatever way it ends, the kernel takes them away with it (docs/decisions/0005); but for XDP links, which are pinned where
+//! that can be. Knows sockets and addresses, no routes.
 
 pub mod account;
 mod capability;
@@ -237,7 +238,11 @@ impl Kernel {
 
     /// Takes out of the kernel what no open connection needs; steering ends by [`Self::let_go`].
     pub fn detach(&self) {
-        self.let_go("detached by `ingress-agent kernel detach`");
+        let why = "detached by `ingress-agent kernel detach`";
+        if let Some(Ok(rejection)) = self.rejection.get() {
+            rejection.detach(why);
+        }
+        self.let_go(why);
         if let Some(Ok(accounting)) = self.accounting.get() {
             accounting.detach();
         }

@@ -91,6 +91,14 @@ pub fn is_mapped(address: &[u8; 16]) -> bool {
     (a | b | c | d | e | f | g | h | i | j) == 0 && (k & l) == 0xff
 }
 
+/// Whether an address stands for an IPv4 one behind a translator (NAT64): `64:ff9b::/96` (RFC 6052, 2.1) or `64:ff9b:1::/48` (RFC 8215).
+#[inline(always)]
+pub fn is_translated(address: &[u8; 16]) -> bool {
+    let [a, b, c, d, e, f, g, h, i, j, k, l, ..] = *address;
+    let prefix = a == 0 && b == 0x64 && c == 0xff && d == 0x9b && e == 0;
+    prefix && (f == 1 || (f | g | h | i | j | k | l) == 0)
+}
+
 const ETHERNET: u32 = 14;
 const IPV4: u16 = 0x0800;
 const IPV6: u16 = 0x86dd;

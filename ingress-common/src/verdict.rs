@@ -389,11 +389,11 @@ fn opening<T: Tables>(tables: &T, settings: &Settings, segment: &Segment) -> Ver
     Verdict::Untouched
 }
 
-/// One host has a whole IPv6 /64 (RFC 4291, 2.5.4), so that is what shares a budget.
+/// One host has a whole IPv6 /64 (RFC 4291, 2.5.4), so that is what shares a budget. Not behind NAT64, where one /64 is all of IPv4.
 #[inline(always)]
 pub fn budget_source(source: &[u8; 16]) -> [u8; 16] {
     let mut key = *source;
-    if !crate::packet::is_mapped(source) {
+    if !crate::packet::is_mapped(source) && !crate::packet::is_translated(source) {
         let mut i = 8;
         while i < 16 {
             key[i] = 0;

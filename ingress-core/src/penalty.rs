@@ -8,6 +8,7 @@ use std::fmt;
 use std::net::{IpAddr, Ipv6Addr};
 use std::time::Duration;
 
+use ingress_common::packet::is_translated;
 use ingress_common::packet::mapped;
 use ingress_common::verdict::{MAX_BANS, budget_source};
 use ipnet::IpNet;
@@ -34,6 +35,8 @@ impl Source {
     fn parts(self) -> (IpAddr, u8) {
         match Ipv6Addr::from(self.0).to_canonical() {
             IpAddr::V4(v4) => (IpAddr::V4(v4), 32),
+            // Behind NAT64 one address is one source.
+            v6 @ IpAddr::V6(_) if is_translated(&self.0) => (v6, 128),
             v6 @ IpAddr::V6(_) => (v6, 64),
         }
     }
@@ -50,7 +53,7 @@ impl Source {
 impl fmt::Display for Source {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self.parts() {
-            (v4 @ IpAddr::V4(_), _) => v4.fmt(f),
+            (ip, 32 | 128) => ip.fmt(f),
             (v6, bits) => write!(f, "{v6}/{bits}"),
         }
     }

@@ -28,6 +28,10 @@ pub static STEER_COUNTS: PerCpuArray<SteerCounts> = PerCpuArray::with_max_entrie
 #[map]
 pub static REJECT_SETTINGS: Array<Settings> = Array::with_max_entries(1, 0);
 
+/// Until when the agent is taken for alive, at 0 (nanoseconds of the clock that never goes back): XDP may outlive it. The agent writes.
+#[map]
+pub static ALIVE: Array<u64> = Array::with_max_entries(1, 0);
+
 /// The addresses and ports that are judged, and how. The agent writes.
 #[map]
 pub static JUDGED: HashMap<JudgedKey, Judged> = HashMap::with_max_entries(MAX_JUDGED, BPF_F_NO_PREALLOC);

@@ -13,7 +13,7 @@ use ingress_common::verdict::{
 use ingress_common::window::Window;
 
 use crate::maps::{
-    BANS, BUCKETS, BUDGETS, INGRESS, JUDGED, NAMES, REJECT_COUNTS, REJECT_SETTINGS, SAMPLES, SOURCES,
+    ALIVE, BANS, BUCKETS, BUDGETS, INGRESS, JUDGED, NAMES, REJECT_COUNTS, REJECT_SETTINGS, SAMPLES, SOURCES,
 };
 use crate::packet::{Frame, TCP};
 
@@ -135,6 +135,12 @@ impl Tables for Maps {
             .get_ptr_mut(TOTAL)
             .is_none_or(|bucket| take(rate, bucket, now()))
     }
+}
+
+/// Whether there is an agent that keeps the tables.
+#[inline(always)]
+pub fn is_alive() -> bool {
+    ALIVE.get(0).is_some_and(|until| now() < *until)
 }
 
 #[inline(always)]

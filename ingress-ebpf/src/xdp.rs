@@ -14,8 +14,18 @@ pub fn ingress_gate(context: XdpContext) -> u32 {
     try_gate(Frame::Xdp(context.ctx)).unwrap_or(XDP_PASS)
 }
 
+/// Passes everything: what an agent leaves in its place when it ends, so that the device is not set up again by the next one.
+#[xdp(frags)]
+pub fn ingress_pass(_: XdpContext) -> u32 {
+    XDP_PASS
+}
+
 #[inline(always)]
 fn try_gate(frame: Frame) -> Option<u32> {
+    // Pinned, it outlives an agent that was killed, whose tables nobody keeps any more.
+    if !tables::is_alive() {
+        return None;
+    }
     let maps = Maps::new(frame)?;
     let scratch = packet::scratch()?;
     let kind = packet::read(frame, scratch);

@@ -6,6 +6,7 @@ use std::process::Output;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, bail};
+use ingress_tests::process::NO_BPFFS;
 use ingress_tests::{AgentProcess, Echo, Ingress, Manifests};
 use serde_json::Value;
 
@@ -105,6 +106,7 @@ impl Site {
             .args(arguments)
             .arg("--run-dir")
             .arg(self.run_dir.path())
+            .env("INGRESS_AGENT_BPFFS", NO_BPFFS)
             .output()?;
         if !output.status.success() {
             bail!("{command} {arguments:?}: {output:?}");

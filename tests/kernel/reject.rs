@@ -9,6 +9,7 @@ use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, bail, ensure};
+use ingress_tests::process::NO_BPFFS;
 use ingress_tests::{Ingress, Manifests, RawClient, Request};
 use serde_json::Value;
 
@@ -67,6 +68,7 @@ impl There {
             .arg(format!("--net={server}"))
             .arg(program)
             .args(arguments)
+            .env("INGRESS_AGENT_BPFFS", NO_BPFFS)
             .stdin(Stdio::piped())
             .stdout(Stdio::null())
             .stderr(log)

@@ -27,6 +27,9 @@ pub struct AgentProcess {
     log: Lines,
 }
 
+/// In no bpffs, on whatever machine.
+pub const NO_BPFFS: &str = "/nonexistent/ingress-agent";
+
 impl AgentProcess {
     /// Starts `program run` on these manifests, on ports that the kernel chooses, with its logs as JSON.
     pub fn start(program: &str, manifests: &Path, flags: &[&str]) -> anyhow::Result<Self> {
@@ -67,6 +70,8 @@ impl AgentProcess {
     /// Starts a whole command line that ends in an agent with `--log-format json`, and waits until it serves.
     pub fn watch(command: &mut Command) -> anyhow::Result<Self> {
         let mut child = command
+            // Nothing of a test is pinned in this machine's bpffs, unless the flags say where.
+            .env("INGRESS_AGENT_BPFFS", NO_BPFFS)
             .stdout(Stdio::piped())
             .stderr(Stdio::piped())
             .spawn()

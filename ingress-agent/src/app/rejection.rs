@@ -10,7 +10,7 @@ use ingress_core::datapath::{Ground, Listener, SourceLists};
 use ipnet::IpNet;
 
 use crate::config::{Config, HookMode, ListenerChoice, ProxyProtocol, Reject, SourceRule};
-use crate::kernel::reject::{Names, Rejection, Wanted, local_addresses};
+use crate::kernel::reject::{Names, Rejection, Wanted, clear_pins, local_addresses};
 
 /// Programs and tables of early rejection, attached nowhere yet; or why not.
 ///
@@ -23,6 +23,7 @@ pub(super) fn prepare(
 ) -> Result<Result<Arc<Rejection>, String>> {
     let reject = &config.kernel.reject;
     if reject.mode == HookMode::Off {
+        clear_pins(&reject.bpffs);
         return Ok(Err("switched off by --kernel or --kernel-rejection".to_owned()));
     }
     check(reject, http, https)?;
@@ -114,6 +115,7 @@ fn wanted(config: &Config, http: &[SocketAddr], https: &[SocketAddr]) -> Wanted 
         interfaces: reject.interfaces.clone(),
         tc: reject.tc,
         xdp: reject.xdp,
+        bpffs: reject.bpffs.clone(),
         names: match reject.names {
             HookMode::Off => Names::Off,
             HookMode::On => Names::On,

@@ -2,7 +2,7 @@
 
 use std::fmt::Write as _;
 use std::io::Write;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use clap::{Args, Subcommand};
 use ingress_common::abi::WHOLE;
@@ -10,15 +10,19 @@ use serde::Serialize;
 
 use super::{Exit, NodeFlags, Output, complain, print};
 use crate::config::Sample;
+use crate::config::flags::BPFFS;
 use crate::kernel::control::{self, Answer, Order, Status};
 use crate::kernel::port_owner;
-use crate::kernel::reject::RejectView;
+use crate::kernel::reject::{self, RejectView};
 use crate::kernel::rights::RightsView;
 
 #[derive(Debug, Args)]
 pub(super) struct KernelFlags {
     #[command(flatten)]
     node: NodeFlags,
+    /// The --bpffs of the agents.
+    #[arg(long, value_name = "DIR", env = "INGRESS_AGENT_BPFFS", default_value = BPFFS, global = true)]
+    bpffs: PathBuf,
     #[command(subcommand)]
     task: Task,
 }
@@ -39,8 +43,33 @@ struct Agent {
     socket: PathBuf,
     #[serde(skip_serializing_if = "Option::is_none")]
     status: Option<Status>,
+    /// What stands in bpffs, in place of an agent.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pinned: Vec<String>,
     /// Empty where all went well.
     problem: String,
+}
+
+/// What outlives agents, whether one lives or not. By the order to detach it goes.
+fn pins(bpffs: &Path, order: &Order) -> Option<Agent> {
+    let mut pins = Agent {
+        socket: bpffs.to_owned(),
+        status: None,
+        pinned: Vec::new(),
+        problem: String::new(),
+    };
+    match order {
+        Order::Status => pins.pinned = reject::pinned(bpffs),
+        Order::Detach => {
+            let foreign = |path: PathBuf| format!("{}: not ours; it stays", path.display());
+            match reject::remove_pins(bpffs) {
+                Ok(stays) => pins.pinned = stays.into_iter().map(foreign).collect(),
+                Err(problem) => pins.problem = problem,
+            }
+        }
+        _ => {}
+    }
+    (!pins.pinned.is_empty() || !pins.problem.is_empty()).then_some(pins)
 }
 
 pub(super) fn kernel(flags: &KernelFlags, out: &mut dyn Write) -> Exit {
@@ -60,7 +89,8 @@ pub(super) fn kernel(flags: &KernelFlags, out: &mut dyn Write) -> Exit {
             );
         }
     };
-    let answers: Vec<_> = agents.into_iter().map(|socket| ask(socket, &order)).collect();
+    let mut answers: Vec<_> = agents.into_iter().map(|socket| ask(socket, &order)).collect();
+    answers.extend(pins(&flags.bpffs, &order));
     let printed = match flags.node.output {
         Output::Text => print(out, text(&answers, &order).as_bytes()),
         Output::Json => match serde_json::to_string_pretty(&answers) {
@@ -87,6 +117,7 @@ fn ask(socket: PathBuf, order: &Order) -> Agent {
     Agent {
         socket,
         status,
+        pinned: Vec::new(),
         problem,
     }
 }
@@ -98,6 +129,10 @@ fn text(agents: &[Agent], order: &Order) -> String {
     let mut text = String::new();
     for agent in agents {
         let _ = match &agent.status {
+            _ if !agent.pinned.is_empty() => agent
+                .pinned
+                .iter()
+                .try_for_each(|line| writeln!(text, "pinned: {line}")),
             Some(status) => write_status(&mut text, status, control::is_here(&agent.socket)),
             None if agent.problem.is_empty() => {
                 let done = match order {
@@ -163,7 +198,8 @@ fn write_rejection(text: &mut String, rejection: &RejectView) -> std::fmt::Resul
         } else {
             format!(" ({})", at.why)
         };
-        writeln!(text, "    {} by {}{why}", at.interface, at.by)?;
+        let pinned = if at.pinned.is_empty() { "" } else { ", pinned" };
+        writeln!(text, "    {} by {}{pinned}{why}", at.interface, at.by)?;
         let of_this = rejection
             .counts
             .iter()

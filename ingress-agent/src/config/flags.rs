@@ -15,6 +15,7 @@ use ipnet::IpNet;
 
 use self::bans::BanFlags;
 use self::input::{Input, Status};
+pub(crate) use self::reject::BPFFS;
 use self::reject::RejectFlags;
 use super::units::{self, BackendName, Listen, ObjectName, Sample};
 use super::{

@@ -5,67 +5,42 @@
 
 mod attach;
 mod auto;
+mod gate;
 mod ground;
 mod links;
 mod local;
+mod pins;
 mod sample;
+mod sys;
 mod tables;
 mod tally;
 mod view;
+mod wanted;
 
 use std::sync::mpsc::{RecvTimeoutError, Sender, channel};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
-use ingress_common::bucket::Rate;
-use ingress_common::verdict::{COUNT, OFF, REJECT, SETTING_ANSWER, Settings};
+use ingress_common::verdict::{COUNT, REJECT, Settings};
 use ingress_core::datapath::{Changes, Contents, Ground, Note, contents, diff};
 use ingress_core::snapshot::Snapshot;
 
 use self::attach::Attachments;
 use self::auto::Auto;
 use self::links::Link;
+pub(crate) use self::pins::{clear as clear_pins, list as pinned, remove_all as remove_pins};
 use self::tables::Tables;
 use self::tally::Tally;
 pub use self::view::{AttachedView, CountView, RejectView};
+pub use self::wanted::{Names, Wanted};
+use self::wanted::{idle, settings};
 use super::object;
 use super::rights;
 use super::trouble::{Hook, Trouble};
-use crate::config::HookMode;
 
 use self::ground::is_wanted;
 pub(crate) use self::local::addresses as local_addresses;
-
-/// What is to be rejected, and where.
-#[derive(Clone, Debug, Default)]
-pub struct Wanted {
-    /// Empty: those with an address that is served.
-    pub interfaces: Vec<String>,
-    pub tc: HookMode,
-    pub xdp: HookMode,
-    pub names: Names,
-    /// Answer rejected openings with a reset.
-    pub answer: bool,
-    pub by_source: Rate,
-    pub in_total: Rate,
-    pub ground: Ground,
-    /// Sources may be banned at any time.
-    pub bans: bool,
-    /// Only a share of the sources is ours: what others get is none of our business, so nothing is judged.
-    pub shared: bool,
-}
-
-/// What happens to names that nobody serves.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub enum Names {
-    #[default]
-    Off,
-    /// Rejected always.
-    On,
-    /// Counted, and rejected while more than so many come in a second.
-    Auto { above: u32 },
-}
 
 /// In force until it is dropped.
 #[derive(Debug)]
@@ -106,8 +81,9 @@ struct State {
 const TICK: Duration = Duration::from_millis(200);
 /// How often interfaces and addresses are read again although nothing was heard.
 const LOOK_AGAIN: u32 = 50;
-/// Samples in the log, a second.
-const SAMPLES: Rate = Rate::new(5, 20);
+/// For how long XDP goes on judging after the agent last said that it lives, and how often it says so.
+const ALIVE_FOR: Duration = Duration::from_secs(5);
+const ALIVE: u32 = 5;
 
 impl Rejection {
     /// Loads and attaches: from here on packets are judged, by tables that know no name until [`Self::before`] was called. All that needs a
@@ -119,7 +95,7 @@ impl Rejection {
         let mut ebpf = object::load(Hook::Reject, &tables::MAPS)?;
         let tables = Tables::take(&mut ebpf)?;
         let mut state = State {
-            attachments: Attachments::load(ebpf, wanted.tc, wanted.xdp, idle(&wanted))?,
+            attachments: Attachments::load(ebpf, wanted.tc, wanted.xdp, idle(&wanted), &wanted.bpffs)?,
             tables,
             settings: settings(&wanted),
             auto: match wanted.names {
@@ -179,6 +155,9 @@ impl Rejection {
                 ticks = ticks.wrapping_add(1);
                 let changed = changes.as_ref().is_some_and(links::Changes::any);
                 let mut state = lock(&state);
+                if ticks.is_multiple_of(ALIVE) {
+                    state.live();
+                }
                 if changed || ticks.is_multiple_of(LOOK_AGAIN) {
                     state.look();
                 }
@@ -211,14 +190,26 @@ impl Rejection {
     /// Whether another agent has the traffic just now.
     pub(super) fn set_waits(&self, waits: bool) {
         let mut state = lock(&self.state);
+        let ends = state.waits && !waits;
         state.waits = waits;
         state.again();
+        // The tables are right: now XDP can be this agent's, in the place of the other's.
+        if ends {
+            state.look();
+        }
     }
 
-    /// Takes the programs off; the reason is shown.
+    /// Takes the programs off; the reason is shown. XDP that is pinned stays, and passes everything.
     pub(super) fn let_go(&self, why: &str) {
         let mut state = lock(&self.state);
         state.attachments.let_go();
+        state.ended.get_or_insert_with(|| why.to_owned());
+    }
+
+    /// Takes the programs off, what is pinned too.
+    pub(super) fn detach(&self, why: &str) {
+        let mut state = lock(&self.state);
+        state.attachments.detach();
         state.ended.get_or_insert_with(|| why.to_owned());
     }
 
@@ -265,46 +256,6 @@ fn lock(state: &Mutex<State>) -> MutexGuard<'_, State> {
     state.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-/// Why XDP has nothing to do; where it has, `None`.
-fn idle(wanted: &Wanted) -> Option<&'static str> {
-    let settings = settings(wanted);
-    let checks = [settings.sources, settings.unserved, settings.budgets];
-    if wanted.answer {
-        Some("--kernel-answer asks for an answer, which XDP does not give")
-    } else if !wanted.bans && checks.iter().all(|check| *check == OFF) {
-        Some("no list of sources, budget or penalty is set that it would judge by")
-    } else {
-        None
-    }
-}
-
-fn settings(wanted: &Wanted) -> Settings {
-    let on = |on: bool| if on { REJECT } else { OFF };
-    let ground = &wanted.ground;
-    let lists = ground.listeners.iter().map(|listener| &listener.sources);
-    let listed = lists
-        .chain([&ground.sources])
-        .any(|list| !list.allow.is_empty() || !list.deny.is_empty());
-    Settings {
-        names: match wanted.names {
-            Names::Off => OFF,
-            Names::On => REJECT,
-            Names::Auto { .. } => COUNT,
-        },
-        sources: on(listed),
-        unserved: on(!ground.ingress.is_empty()),
-        budgets: on(wanted.by_source.is_limited() || wanted.in_total.is_limited()),
-        malformed: REJECT,
-        // Until there is one.
-        bans: OFF,
-        flags: if wanted.answer { SETTING_ANSWER } else { 0 },
-        padding: 0,
-        by_source: wanted.by_source,
-        in_total: wanted.in_total,
-        samples: SAMPLES,
-    }
-}
-
 impl State {
     /// Looks at the node's interfaces and addresses again, and goes after them.
     fn look(&mut self) {
@@ -330,9 +281,18 @@ impl State {
             self.wanted.ground.local = local;
             self.again();
         }
+        self.live();
         let wanted = &self.wanted;
-        self.attachments.follow(&links, |link| is_wanted(wanted, link));
+        self.attachments
+            .follow(&links, self.waits, |link| is_wanted(wanted, link));
         self.settle(&links);
+    }
+
+    fn live(&mut self) {
+        if self.ended.is_none() {
+            let written = self.tables.live_for(ALIVE_FOR);
+            self.check(written);
+        }
     }
 
     /// The kernel's table of counts has room for the interfaces that are there, and not for all that ever were.
@@ -474,7 +434,7 @@ impl State {
 
     fn view_notes(&self) -> Vec<String> {
         let mut notes: Vec<_> = self.notes.iter().map(ToString::to_string).collect();
-        notes.extend(self.attachments.note());
+        notes.extend(self.attachments.notes());
         if self.wanted.shared {
             notes.push("nothing is judged while only a share of the sources comes here".to_owned());
         }

@@ -268,6 +268,17 @@ fn an_ipv6_host_has_one_budget_for_all_its_addresses() {
         budget_source(&mapped([10, 0, 0, 1])),
         budget_source(&mapped([10, 0, 0, 2]))
     );
+    // Behind NAT64 an IPv4 address is one source, as it is without.
+    for prefix in [[0, 0x64, 0xff, 0x9b, 0, 0], [0, 0x64, 0xff, 0x9b, 0, 1]] {
+        let mut translated = [0; 16];
+        translated[..6].copy_from_slice(&prefix);
+        translated[12..].copy_from_slice(&[192, 0, 2, 1]);
+        assert_eq!(budget_source(&translated), translated);
+    }
+    let mut near = [0, 0x64, 0xff, 0x9b, 0, 0, 0, 7, 1, 2, 3, 4, 5, 6, 7, 8];
+    assert_eq!(budget_source(&near)[8..], [0; 8], "not of that prefix");
+    near[5] = 2;
+    assert_eq!(budget_source(&near)[8..], [0; 8]);
 }
 
 #[test]

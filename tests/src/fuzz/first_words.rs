@@ -140,7 +140,7 @@ mod tests {
 
     /// As real clients send them; captured on loopback.
     #[test]
-    fn first_words_of_rustls_openssl_curl_and_go_are_read_and_what_is_unsure_is_not() {
+    fn first_words_of_rustls_openssl_curl_go_and_chromium_are_read_and_what_is_unsure_is_not() {
         let shop = NameKey::exact(b"shop.test").0;
         let not = |why: &str| Sure::Not(why.to_owned());
         for (name, expected) in [
@@ -149,6 +149,9 @@ mod tests {
             ("curl-tls", Sure::TlsName(shop)),
             ("go-classic", Sure::TlsName(shop)),
             ("go-pq", Sure::TlsName(shop)),
+            // Its hello is 1981 bytes, with an Encrypted ClientHello in it always.
+            ("chromium", not("Encrypted")),
+            ("chromium-http", Sure::Host(shop)),
             ("tls12", Sure::TlsName(NameKey::exact(b"other.test").0)),
             ("tls13-pq", Sure::TlsName(shop)),
             ("tls13-two-records", not("Split")),

@@ -1,10 +1,14 @@
 //! The settings of early rejection.
 
 use std::net::IpAddr;
+use std::path::PathBuf;
 
 use super::not_empty;
 use crate::config::{HookMode, ListenerChoice, Reject, SourceRule, units};
 use clap::{ArgAction, Args};
+
+/// Where bpffs is mounted by convention, and our directory in it.
+pub(crate) const BPFFS: &str = "/sys/fs/bpf/ingress-agent";
 
 #[derive(Debug, Args)]
 #[command(next_help_heading = "Kernel side")]
@@ -58,6 +62,15 @@ pub(super) struct RejectFlags {
         default_value = "auto"
     )]
     kernel_xdp: HookMode,
+
+    /// Directory of a mounted bpffs, where XDP stays on its interfaces from one agent to the next; without it, XDP ends with each agent.
+    #[arg(
+        long,
+        value_name = "DIR",
+        env = "INGRESS_AGENT_BPFFS",
+        default_value = BPFFS
+    )]
+    bpffs: PathBuf,
 
     /// Network (CIDR) or address whose packets to served addresses are dropped; with http=, https= or ADDRESS:PORT= in front, those to such listeners
     /// alone. Repeatable; of several networks the smallest decides. [default: none]
@@ -132,6 +145,7 @@ impl RejectFlags {
             interfaces: self.kernel_interfaces,
             tc: self.kernel_tc,
             xdp: self.kernel_xdp,
+            bpffs: self.bpffs,
             names: self.kernel_names,
             names_above: self.kernel_names_above,
             deny: self.kernel_deny,

@@ -2,27 +2,20 @@
 //!
 //! All programs are loaded at the start, while there is the right to; attaching them later goes by the descriptors that are held.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::error::Error;
+use std::path::{Path, PathBuf};
 
 use aya::Ebpf;
 use aya::programs::tc::{SchedClassifierLink, TcAttachOptions};
-use aya::programs::xdp::{XdpLink, XdpMode};
-use aya::programs::{LinkOrder, SchedClassifier, TcAttachType, Xdp};
+use aya::programs::{LinkOrder, SchedClassifier, TcAttachType};
 
+use super::gate::{Gate, Place, Refusal};
 use super::links::Link;
+use super::pins;
 use super::view::AttachedView;
 use crate::config::HookMode;
 use crate::kernel::trouble::{Hook, Step, Trouble};
-
-/// Drivers that take an XDP program natively without resetting queues or losing the link, each with what is known of it. Others may as well:
-/// `--kernel-xdp on` tries them all.
-const WITHOUT_HARM: [(&str, &str); 2] = [
-    // drivers/net/veth.c, veth_xdp_set: NAPI is switched on, nothing is reset. Shown by the tests.
-    ("veth", "a pair of virtual interfaces"),
-    // drivers/net/virtio_net.c, virtnet_xdp_set: queues are paused, not reset; refuses by itself where queues or offloads don't allow it.
-    ("virtio", "a virtual machine's interface"),
-];
 
 /// Interfaces that are judged at most; what is beyond is said.
 const MOST: usize = 64;
@@ -30,15 +23,17 @@ const MOST: usize = 64;
 /// Checks everything; or, beside XDP, first words alone.
 const GATE: &str = "ingress_gate_tc";
 const WORDS: &str = "ingress_words";
-const XDP: &str = "ingress_gate";
 
-/// Dropping it detaches everything.
+/// Dropping it takes tc off, and XDP too where it is not pinned; where it is, everything passes from then on.
 pub(super) struct Attachments {
     ebpf: Ebpf,
     /// Loaded; or why not.
     tc: Result<(), String>,
-    xdp: Result<(), String>,
-    xdp_mode: HookMode,
+    xdp: Result<Gate, String>,
+    /// For pins.
+    bpffs: PathBuf,
+    /// Pins that nobody needs have been looked for.
+    tidied: bool,
     at: BTreeMap<u32, Attached>,
     /// Of all that there are and were attached to: their counts stay.
     names: BTreeMap<u32, String>,
@@ -52,7 +47,9 @@ pub(super) struct Attachments {
 struct Attached {
     name: String,
     tc: Option<SchedClassifierLink>,
-    xdp: Option<(XdpLink, &'static str)>,
+    xdp: Option<Place>,
+    /// The device refused XDP: it is not asked again.
+    no_xdp: Option<String>,
     why: String,
 }
 
@@ -66,6 +63,7 @@ impl Attachments {
         tc: HookMode,
         xdp: HookMode,
         xdp_idle: Option<&str>,
+        bpffs: &Path,
     ) -> Result<Self, Trouble> {
         let tc = sub_hook(tc, "--kernel-tc", || {
             load_tc(&mut ebpf, GATE)?;
@@ -74,18 +72,18 @@ impl Attachments {
         let xdp_loaded = match xdp_idle {
             // Its price is paid where it is of use.
             Some(why) if xdp == HookMode::Auto => Err((format!("XDP: {why}"), None)),
-            _ => sub_hook(xdp, "--kernel-xdp", || load_xdp(&mut ebpf))?,
+            _ => sub_hook(xdp, "--kernel-xdp", || Gate::load(&mut ebpf, xdp, bpffs))?,
         };
         if let (Err((why, Some(trouble))), Err(_)) = (&tc, &xdp_loaded) {
             tracing::debug!("kernel: {why}");
             return Err(trouble.clone());
         }
-        let words = |result: Result<(), (String, Option<Trouble>)>| result.map_err(|(why, _)| why);
         Ok(Self {
             ebpf,
-            tc: words(tc),
-            xdp: words(xdp_loaded),
-            xdp_mode: xdp,
+            tc: tc.map_err(|(why, _)| why),
+            xdp: xdp_loaded.map_err(|(why, _)| why),
+            bpffs: bpffs.to_owned(),
+            tidied: false,
             at: BTreeMap::new(),
             names: BTreeMap::new(),
             too_many: false,
@@ -93,11 +91,15 @@ impl Attachments {
         })
     }
 
-    /// Attaches to what is wanted and not attached yet, and lets go of what is not wanted any more, or gone.
-    pub(super) fn follow(&mut self, links: &[Link], wanted: impl Fn(&Link) -> bool) {
+    /// Attaches to what is wanted and not attached yet, and lets go of what is not wanted any more, or gone. While another agent has the
+    /// traffic (`waits`) that one keeps its XDP; from then on it is replaced in place.
+    pub(super) fn follow(&mut self, links: &[Link], waits: bool, wanted: impl Fn(&Link) -> bool) {
         self.at.retain(|index, attached| {
             let stays = links.iter().any(|link| link.index == *index && wanted(link));
             if !stays {
+                if let (Ok(gate), Some(place)) = (&self.xdp, attached.xdp.take()) {
+                    gate.remove(place);
+                }
                 tracing::info!(
                     interface = attached.name,
                     "kernel: packets are not judged here any more"
@@ -109,11 +111,27 @@ impl Attachments {
         self.too_many = wanted.len() > MOST;
         self.refused = None;
         for link in wanted.into_iter().take(MOST) {
-            self.attach(link);
+            self.attach(link, waits);
+        }
+        if !waits && !self.tidied {
+            self.tidy();
+        }
+        self.tidied = !waits;
+    }
+
+    /// What earlier agents left and none needs.
+    fn tidy(&self) {
+        match &self.xdp {
+            Ok(gate) => {
+                let places = self.at.values().filter_map(|attached| attached.xdp.as_ref());
+                let kept: BTreeSet<_> = places.filter_map(|place| place.pin().cloned()).collect();
+                gate.tidy(&kept);
+            }
+            Err(_) => pins::clear(&self.bpffs),
         }
     }
 
-    fn attach(&mut self, link: &Link) {
+    fn attach(&mut self, link: &Link, waits: bool) {
         self.names.insert(link.index, link.name.clone());
         let attached = self.at.remove(&link.index);
         let is_new = attached.is_none();
@@ -122,7 +140,7 @@ impl Attachments {
         let before = (attached.by(), attached.why.clone());
         attached.why.clear();
         self.by_tc(&mut attached, &link.name);
-        self.by_xdp(&mut attached, link);
+        self.by_xdp(&mut attached, link, waits);
         if is_new || before != (attached.by(), attached.why.clone()) {
             tracing::info!(
                 interface = attached.name,
@@ -148,35 +166,41 @@ impl Attachments {
         }
     }
 
-    fn by_xdp(&mut self, attached: &mut Attached, link: &Link) {
-        if attached.xdp.is_some() {
-            return;
-        }
-        if let Err(why) = &self.xdp {
-            return attached.add(why);
-        }
-        let known = WITHOUT_HARM.iter().any(|(driver, _)| *driver == link.driver);
-        if self.xdp_mode == HookMode::Auto && !known {
-            return attached.add(&format!(
-                "XDP: {} is not among the drivers that are known to take it without harm (--kernel-xdp on tries it)",
-                if link.driver.is_empty() { "its driver" } else { &link.driver }
-            ));
-        }
-        let native = attach_xdp(&mut self.ebpf, link.index, XdpMode::Driver);
-        let xdp = match native {
-            Ok(xdp) => Ok((xdp, "native")),
-            Err(_) if self.xdp_mode == HookMode::On => {
-                attach_xdp(&mut self.ebpf, link.index, XdpMode::Skb).map(|xdp| (xdp, "generic"))
-            }
-            Err(trouble) => Err(trouble),
+    fn by_xdp(&mut self, attached: &mut Attached, link: &Link, waits: bool) {
+        let gate = match &self.xdp {
+            Ok(gate) => gate,
+            Err(why) => return attached.add(why),
         };
-        match xdp {
-            Ok(xdp) => attached.xdp = Some(xdp),
-            Err(trouble) => return self.failed(attached, trouble),
+        if attached.xdp.as_ref().is_some_and(|place| !gate.has(place)) {
+            // A newer agent has put its program in place of ours.
+            attached.xdp = None;
+            self.instead(attached, GATE);
         }
-        // In this order no packet is unjudged; for a moment headers are judged twice.
+        let Ok(gate) = &self.xdp else { return };
+        if attached.xdp.is_none() {
+            let refused = attached.no_xdp.clone();
+            match refused.map_or_else(|| gate.enter(link, waits), |why| Err(Refusal::Now(why))) {
+                Ok(place) => attached.xdp = Some(place),
+                Err(Refusal::Now(why)) => return attached.add(&why),
+                Err(Refusal::ByDevice(trouble)) => {
+                    if !trouble.is_not_permitted() {
+                        attached.no_xdp = Some(format!("{trouble}; it is not tried again"));
+                    }
+                    return self.failed(attached, trouble);
+                }
+            }
+            // In this order no packet is unjudged; for a moment headers are judged twice.
+            self.instead(attached, WORDS);
+        }
+        if let (Ok(gate), Some(place), false) = (&self.xdp, &mut attached.xdp, waits) {
+            gate.keep(place);
+        }
+    }
+
+    /// Another program of ours at tc, in one step.
+    fn instead(&mut self, attached: &mut Attached, program: &str) {
         if let Some(tc) = attached.tc.take() {
-            match replace(&mut self.ebpf, tc) {
+            match replace(&mut self.ebpf, program, tc) {
                 Ok(tc) => attached.tc = Some(tc),
                 Err(trouble) => self.failed(attached, trouble),
             }
@@ -195,9 +219,25 @@ impl Attachments {
         self.refused.clone()
     }
 
-    /// Takes everything off.
+    /// Judges nothing any more. What is pinned stays on its device, and passes everything.
     pub(super) fn let_go(&mut self) {
-        self.at.clear();
+        for attached in std::mem::take(&mut self.at).into_values() {
+            if let (Ok(gate), Some(place)) = (&self.xdp, attached.xdp) {
+                gate.leave(place);
+            }
+        }
+    }
+
+    /// Takes everything off, what is pinned too.
+    pub(super) fn detach(&mut self) {
+        for attached in std::mem::take(&mut self.at).into_values() {
+            if let (Ok(gate), Some(place)) = (&self.xdp, attached.xdp) {
+                gate.remove(place);
+            }
+        }
+        if let Ok(gate) = &self.xdp {
+            gate.forget();
+        }
     }
 
     pub(super) fn name(&self, index: u32) -> String {
@@ -215,29 +255,51 @@ impl Attachments {
             interface: attached.name.clone(),
             by: attached.by(),
             why: attached.why.clone(),
+            pinned: attached.pinned(),
         };
         self.at.values().map(view).collect()
     }
 
     /// Why tc and XDP are at work nowhere.
     pub(super) fn off(&self) -> [String; 2] {
-        [&self.tc, &self.xdp].map(|hook| hook.clone().err().unwrap_or_default())
+        let why = |off: Option<&String>| off.cloned().unwrap_or_default();
+        [why(self.tc.as_ref().err()), why(self.xdp.as_ref().err())]
     }
 
-    pub(super) fn note(&self) -> Option<String> {
-        let text = || format!("only {MOST} interfaces are judged; --kernel-interfaces names which");
-        self.too_many.then(text)
+    pub(super) fn notes(&self) -> Vec<String> {
+        let mut notes = Vec::new();
+        if self.too_many {
+            notes.push(format!(
+                "only {MOST} interfaces are judged; --kernel-interfaces names which"
+            ));
+        }
+        let places = self.at.values().filter_map(|attached| attached.xdp.as_ref());
+        for why in places.filter_map(Place::unpinned).collect::<BTreeSet<_>>() {
+            notes.push(format!("XDP is not pinned, and ends with this agent: {why}"));
+        }
+        notes
+    }
+}
+
+impl Drop for Attachments {
+    fn drop(&mut self) {
+        self.let_go();
     }
 }
 
 impl Attached {
     fn by(&self) -> String {
         match (&self.xdp, &self.tc) {
-            (Some((_, mode)), Some(_)) => format!("xdp ({mode}) and tc"),
-            (Some((_, mode)), None) => format!("xdp ({mode})"),
+            (Some(place), Some(_)) => format!("xdp ({}) and tc", place.mode()),
+            (Some(place), None) => format!("xdp ({})", place.mode()),
             (None, Some(_)) => "tc".to_owned(),
             (None, None) => "nothing".to_owned(),
         }
+    }
+
+    fn pinned(&self) -> String {
+        let pin = self.xdp.as_ref().and_then(Place::pin);
+        pin.map_or_else(String::new, |path| path.display().to_string())
     }
 
     fn add(&mut self, why: &str) {
@@ -248,14 +310,14 @@ impl Attached {
     }
 }
 
-type Loaded = Result<(), (String, Option<Trouble>)>;
+type Loaded<T> = Result<T, (String, Option<Trouble>)>;
 
 /// The inner error says why it is off; the outer one, that it has to be on.
-fn sub_hook(
+fn sub_hook<T>(
     mode: HookMode,
     flag: &str,
-    load: impl FnOnce() -> Result<(), Trouble>,
-) -> Result<Loaded, Trouble> {
+    load: impl FnOnce() -> Result<T, Trouble>,
+) -> Result<Loaded<T>, Trouble> {
     if mode == HookMode::Off {
         return Ok(Err((format!("switched off by {flag}"), None)));
     }
@@ -274,11 +336,6 @@ fn load_tc(ebpf: &mut Ebpf, name: &str) -> Result<(), Trouble> {
     loaded.map_err(|error| trouble(Hook::Tc, Step::Load, &error))
 }
 
-fn load_xdp(ebpf: &mut Ebpf) -> Result<(), Trouble> {
-    let loaded = xdp(ebpf)?.load();
-    loaded.map_err(|error| trouble(Hook::Xdp, Step::Load, &error))
-}
-
 /// By a tcx link (Linux 6.6): beside other programs, and gone with this process.
 fn attach_tc(ebpf: &mut Ebpf, name: &str, interface: &str) -> Result<SchedClassifierLink, Trouble> {
     let attaching = |error: &(dyn Error + 'static)| trouble(Hook::Tc, Step::Attach, error);
@@ -290,20 +347,10 @@ fn attach_tc(ebpf: &mut Ebpf, name: &str, interface: &str) -> Result<SchedClassi
     program.take_link(link).map_err(|error| attaching(&error))
 }
 
-/// First words alone from here on, in one step.
-fn replace(ebpf: &mut Ebpf, link: SchedClassifierLink) -> Result<SchedClassifierLink, Trouble> {
+fn replace(ebpf: &mut Ebpf, name: &str, link: SchedClassifierLink) -> Result<SchedClassifierLink, Trouble> {
     let attaching = |error: &(dyn Error + 'static)| trouble(Hook::Tc, Step::Attach, error);
-    let program = tc(ebpf, WORDS)?;
+    let program = tc(ebpf, name)?;
     let link = program.attach_to_link(link).map_err(|error| attaching(&error))?;
-    program.take_link(link).map_err(|error| attaching(&error))
-}
-
-fn attach_xdp(ebpf: &mut Ebpf, index: u32, mode: XdpMode) -> Result<XdpLink, Trouble> {
-    let attaching = |error: &(dyn Error + 'static)| trouble(Hook::Xdp, Step::Attach, error);
-    let program = xdp(ebpf)?;
-    let link = program
-        .attach_to_if_index(index, mode)
-        .map_err(|error| attaching(&error))?;
     program.take_link(link).map_err(|error| attaching(&error))
 }
 
@@ -312,11 +359,6 @@ fn tc<'a>(ebpf: &'a mut Ebpf, name: &str) -> Result<&'a mut SchedClassifier, Tro
     program.ok_or_else(|| no_program(Hook::Tc, name))
 }
 
-fn xdp(ebpf: &mut Ebpf) -> Result<&mut Xdp, Trouble> {
-    let program = ebpf.program_mut(XDP).and_then(|program| program.try_into().ok());
-    program.ok_or_else(|| no_program(Hook::Xdp, XDP))
-}
-
-fn no_program(hook: Hook, name: &str) -> Trouble {
+pub(super) fn no_program(hook: Hook, name: &str) -> Trouble {
     Trouble::unfit(hook, Step::Load, format!("the object has no program {name}"))
 }

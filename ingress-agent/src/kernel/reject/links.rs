@@ -18,6 +18,15 @@ pub(super) struct Link {
     /// What drives it, as far as is known: the kind of a virtual interface, else the bus of the device.
     pub(super) driver: String,
     pub(super) addresses: Vec<IpAddr>,
+    /// Whosever XDP program is on it.
+    pub(super) xdp: Option<Xdp>,
+}
+
+/// An XDP program on an interface.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Xdp {
+    pub(super) program: u32,
+    pub(super) generic: bool,
 }
 
 /// All interfaces of this network namespace.
@@ -81,6 +90,7 @@ fn link(body: &[u8]) -> Option<Link> {
     const IFLA_IFNAME: u16 = 3;
     const IFLA_LINKINFO: u16 = 18;
     const IFLA_INFO_KIND: u16 = 1;
+    const IFLA_XDP: u16 = 43;
     const IFLA_PARENT_DEV_BUS_NAME: u16 = 57;
     const IFF_UP: u32 = 1;
     const IFF_LOOPBACK: u32 = 8;
@@ -92,6 +102,7 @@ fn link(body: &[u8]) -> Option<Link> {
         loopback: flags & IFF_LOOPBACK != 0,
         driver: String::new(),
         addresses: Vec::new(),
+        xdp: None,
     };
     for (kind, value) in attributes(body.get(16..)?) {
         match kind {
@@ -100,11 +111,25 @@ fn link(body: &[u8]) -> Option<Link> {
                 let of_kind = attributes(value).find(|(kind, _)| *kind == IFLA_INFO_KIND);
                 link.driver = of_kind.map_or_else(String::new, |(_, kind)| text(kind));
             }
+            IFLA_XDP => link.xdp = xdp(value),
             IFLA_PARENT_DEV_BUS_NAME if link.driver.is_empty() => link.driver = text(value),
             _ => {}
         }
     }
     (!link.name.is_empty()).then_some(link)
+}
+
+/// From the attributes of IFLA_XDP.
+fn xdp(nested: &[u8]) -> Option<Xdp> {
+    const IFLA_XDP_ATTACHED: u16 = 2;
+    const IFLA_XDP_PROG_ID: u16 = 4;
+    const XDP_ATTACHED_SKB: u8 = 2;
+    let of_kind =
+        |wanted| attributes(nested).find_map(move |(kind, value)| (kind == wanted).then_some(value));
+    Some(Xdp {
+        program: u32(of_kind(IFLA_XDP_PROG_ID)?, 0)?,
+        generic: of_kind(IFLA_XDP_ATTACHED)?.first() == Some(&XDP_ATTACHED_SKB),
+    })
 }
 
 /// From a `struct ifaddrmsg` and its attributes: whose it is, and the node's own address (of a point-to-point link, not its peer's).
@@ -153,7 +178,11 @@ mod tests {
         body[8] = 1;
         body.extend(attribute(3, b"eth0\0"));
         body.extend(attribute(18, &attribute(1, b"veth")));
+        let on_it = [attribute(2, &[2]), attribute(4, &7_u32.to_ne_bytes())].concat();
+        body.extend(attribute(43 | 1 << 15, &on_it));
         let read = link(&body).unwrap();
+        let (program, generic) = (7, true);
+        assert_eq!(read.xdp, Some(Xdp { program, generic }));
         assert_eq!(
             (read.index, &*read.name, &*read.driver, read.up, read.loopback),
             (7, "eth0", "veth", true, false)

@@ -1,5 +1,7 @@
 //! The maps of early rejection: writing what [`ingress_core::datapath`] says, reading what the programs counted.
 
+use std::time::Duration;
+
 use aya::Ebpf;
 use aya::maps::lpm_trie::Key;
 use aya::maps::{Array, HashMap, LpmTrie, MapData, MapError, PerCpuHashMap, RingBuf};
@@ -12,8 +14,9 @@ use crate::kernel::object;
 use crate::kernel::trouble::{Hook, Step, Trouble};
 
 /// Every map of the programs.
-pub(super) const MAPS: [&str; 11] = [
+pub(super) const MAPS: [&str; 12] = [
     "REJECT_SETTINGS",
+    "ALIVE",
     "JUDGED",
     "SOURCES",
     "INGRESS",
@@ -28,6 +31,7 @@ pub(super) const MAPS: [&str; 11] = [
 
 pub(super) struct Tables {
     settings: Array<MapData, Settings>,
+    alive: Array<MapData, u64>,
     judged: HashMap<MapData, JudgedKey, Judged>,
     sources: LpmTrie<MapData, SourceKey, u32>,
     ingress: HashMap<MapData, [u8; 16], u32>,
@@ -44,6 +48,7 @@ impl Tables {
     pub(super) fn take(ebpf: &mut Ebpf) -> Result<Self, Trouble> {
         Ok(Self {
             settings: object::take(Hook::Reject, ebpf, "REJECT_SETTINGS")?,
+            alive: object::take(Hook::Reject, ebpf, "ALIVE")?,
             judged: object::take(Hook::Reject, ebpf, "JUDGED")?,
             sources: object::take(Hook::Reject, ebpf, "SOURCES")?,
             ingress: object::take(Hook::Reject, ebpf, "INGRESS")?,
@@ -56,6 +61,12 @@ impl Tables {
 
     pub(super) fn set(&mut self, settings: &Settings) -> Result<(), Trouble> {
         self.settings.set(0, settings, 0).map_err(|error| filling(&error))
+    }
+
+    /// For so long from now on XDP judges, whatever becomes of this process.
+    pub(super) fn live_for(&mut self, time: Duration) -> Result<(), Trouble> {
+        let until = clock().saturating_add(time.as_nanos().try_into().unwrap_or(u64::MAX));
+        self.alive.set(0, until, 0).map_err(|error| filling(&error))
     }
 
     /// In their order; stops at the first that fails.

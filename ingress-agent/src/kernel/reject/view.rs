@@ -43,6 +43,9 @@ pub struct AttachedView {
     /// Why it is not more; empty where it is all that there is.
     #[serde(default)]
     pub why: String,
+    /// Where the XDP link has its name in bpffs, by which it outlives this agent; empty where it has none.
+    #[serde(default)]
+    pub pinned: String,
 }
 
 /// Packets by verdict since the agent began.

@@ -69,11 +69,13 @@ fn each_hook_says_by_itself_whether_it_is_at_work() {
             interface: "eth0".to_owned(),
             by: "xdp (native)".to_owned(),
             why: String::new(),
+            pinned: String::new(),
         },
         AttachedView {
             interface: "eth1".to_owned(),
             by: "nothing".to_owned(),
             why: "tc: not to be had".to_owned(),
+            pinned: String::new(),
         },
     ];
     let mut page = super::text::Page::new(Format::Prometheus);
