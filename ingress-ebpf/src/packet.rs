@@ -43,7 +43,7 @@ impl Frame {
     }
 
     #[inline(always)]
-    fn len(self) -> u64 {
+    pub fn len(self) -> u64 {
         // SAFETY: as above.
         unsafe {
             match self {
@@ -65,6 +65,13 @@ impl Frame {
         };
         result == 0
     }
+}
+
+/// `N` bytes from there on; `None` where the packet has fewer.
+#[inline(always)]
+pub fn bytes<const N: usize>(frame: Frame, at: u32) -> Option<[u8; N]> {
+    let mut bytes = [0; N];
+    frame.load(at, bytes.as_mut_ptr(), N as u64).then_some(bytes)
 }
 
 /// This CPU's memory for the packet at hand.
