@@ -20,6 +20,7 @@ use std::time::Duration;
 use ingress_common::abi::WHOLE;
 use serde::{Deserialize, Serialize};
 
+use self::account::queues::{Queues, QueuesView};
 use self::account::{AccountView, Accounting};
 use self::reject::{RejectView, Rejection};
 use self::rights::{Need, Rights, RightsView};
@@ -36,6 +37,8 @@ pub struct Kernel {
     rights: OnceLock<Rights>,
     /// The same of accounting.
     accounting: OnceLock<Result<Arc<Accounting>, String>>,
+    /// Set once, when there are sockets that listen.
+    queues: OnceLock<Arc<Queues>>,
 }
 
 /// One hook.
@@ -84,6 +87,9 @@ pub struct KernelView {
     pub rights: RightsView,
     /// Accounting by connection.
     pub accounting: Box<AccountView>,
+    /// What waits at our listeners, and what found no room.
+    #[serde(default)]
+    pub queues: Box<QueuesView>,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -100,6 +106,7 @@ impl Kernel {
             rejection: OnceLock::new(),
             rights: OnceLock::new(),
             accounting: OnceLock::new(),
+            queues: OnceLock::new(),
         }
     }
 
@@ -109,6 +116,7 @@ impl Kernel {
             rejection: OnceLock::new(),
             rights: OnceLock::new(),
             accounting: OnceLock::new(),
+            queues: OnceLock::new(),
         }
     }
 
@@ -235,6 +243,10 @@ impl Kernel {
         let _ = self.accounting.set(accounting);
     }
 
+    pub fn set_queues(&self, queues: Arc<Queues>) {
+        let _ = self.queues.set(queues);
+    }
+
     /// Takes out of the kernel what no open connection needs; steering ends by [`Self::let_go`].
     pub fn detach(&self) {
         self.let_go("detached by `ingress-agent kernel detach`");
@@ -256,6 +268,7 @@ impl Kernel {
                 None => RejectView::off("not started"),
             }),
             rights: self.rights.get().map(Rights::view).unwrap_or_default(),
+            queues: Box::new(self.queues.get().map(|queues| queues.view()).unwrap_or_default()),
             ..self.steering_view()
         }
     }
@@ -273,6 +286,7 @@ impl Kernel {
                 rejection: Box::default(),
                 rights: RightsView::default(),
                 accounting: Box::default(),
+                queues: Box::default(),
             },
         }
     }
@@ -300,6 +314,7 @@ impl KernelView {
             rejection: Box::default(),
             rights: RightsView::default(),
             accounting: Box::default(),
+            queues: Box::default(),
         }
     }
 }

@@ -3,87 +3,142 @@
 //! Knows one shape alone, the usual one. Whatever it is not sure of is read in full, so that nothing here can reject, and nothing that would
 //! be rejected is let pass: a settled packet is one for which [`crate::verdict`] has no rejection.
 
-use crate::packet::{ACK, SYN, Segment, is_mapped, mapped};
+use crate::packet::{ACK, RST, SYN, Segment, is_mapped, mapped};
 use crate::verdict::{OFF, Settings};
 
-/// Ethernet without a tag, IPv4 without options, TCP.
-pub const HEAD_V4: usize = 14 + 20 + 20;
+/// The usual IPv4 packet's headers, where each field lies as its type wants it: the kernel's virtual machine reads a field by one instruction
+/// then, and else byte by byte. Numbers are in network order.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default)]
+pub struct PlainV4 {
+    /// No part of the packet, which begins behind it.
+    shift: u16,
+    ethernet: [u16; 6],
+    kind: u16,
+    version: u8,
+    service: u8,
+    total: u16,
+    id: u16,
+    fragment: u16,
+    hops: u8,
+    protocol: u8,
+    checksum: u16,
+    source: [u8; 4],
+    address: [u8; 4],
+    tcp: PlainTcp,
+}
+
+/// The same of IPv6.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default)]
+pub struct PlainV6 {
+    shift: u16,
+    ethernet: [u16; 6],
+    kind: u16,
+    version: u8,
+    flow: [u8; 3],
+    payload: u16,
+    next: u8,
+    hops: u8,
+    source: [u8; 16],
+    address: [u8; 16],
+    tcp: PlainTcp,
+}
+
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default)]
+struct PlainTcp {
+    source_port: u16,
+    port: u16,
+    sequence: u32,
+    acknowledged: u32,
+    offset: u8,
+    flags: u8,
+    window: u16,
+    checksum: u16,
+    urgent: u16,
+}
+
+/// Bytes before the packet's first one.
+pub const SHIFT: usize = 2;
+/// Bytes of the packet: Ethernet without a tag, IPv4 without options, TCP.
+pub const V4_BYTES: usize = 14 + 20 + 20;
 /// Ethernet without a tag, IPv6 without extensions, TCP.
-pub const HEAD_V6: usize = 14 + 40 + 20;
+pub const V6_BYTES: usize = 14 + 40 + 20;
 
-/// Reads a plain segment of a connection that exists, as [`crate::packet::parse`] would. False: read it in full.
-#[inline(always)]
-pub fn plain_v4(head: &[u8; HEAD_V4], frame_len: u32, segment: &mut Segment) -> bool {
-    let [
-        [kind_high, kind_low],
-        [version, _],
-        [high, low],
-        [fragment, offset],
-        [_, protocol],
-    ] = [
-        pair(head, 12),
-        pair(head, 14),
-        pair(head, 16),
-        pair(head, 20),
-        pair(head, 22),
-    ];
-    // More fragments, or not the first one, is the full parser's.
-    if (kind_high, kind_low, version, protocol) != (0x08, 0x00, 0x45, 6)
-        || fragment & 0x3f != 0
-        || offset != 0
-    {
-        return false;
-    }
-    segment.to.source = mapped(quarter(head, 26));
-    segment.to.address = mapped(quarter(head, 30));
-    let total = u16::from_be_bytes([high, low]) as u32;
-    transport(head, 14, 34, 14 + total, frame_len, segment)
+const _: () = assert!(size_of::<PlainV4>() == SHIFT + V4_BYTES && size_of::<PlainV6>() == SHIFT + V6_BYTES);
+
+/// A segment that neither opens nor is malformed, as far as a glance tells.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Plain {
+    pub flags: u32,
+    pub payload_at: u32,
+    pub payload_len: u32,
 }
 
-/// The same for IPv6.
-#[inline(always)]
-pub fn plain_v6(head: &[u8; HEAD_V6], frame_len: u32, segment: &mut Segment) -> bool {
-    let [[kind_high, kind_low], [version, _], [high, low], [next, _]] =
-        [pair(head, 12), pair(head, 14), pair(head, 18), pair(head, 20)];
-    if (kind_high, kind_low, version >> 4, next) != (0x86, 0xdd, 6, 6) {
-        return false;
+impl PlainV4 {
+    /// `None`: to be read in full. Takes nothing for plain that [`crate::packet::parse`] takes for something else.
+    #[inline(always)]
+    pub fn plain(&self, frame_len: u32) -> Option<Plain> {
+        // More fragments, or not the first one (RFC 791, 3.1).
+        let is_fragment = u16::from_be(self.fragment) & 0x3fff != 0;
+        if u16::from_be(self.kind) != 0x0800 || self.version != 0x45 || self.protocol != 6 || is_fragment {
+            return None;
+        }
+        self.tcp
+            .plain(34, 14 + u16::from_be(self.total) as u32, frame_len)
     }
-    segment.to.source = whole(head, 22);
-    segment.to.address = whole(head, 38);
-    if is_mapped(&segment.to.source) || is_mapped(&segment.to.address) {
-        return false;
+
+    /// Who speaks to whom.
+    #[inline(always)]
+    pub fn ends(&self, segment: &mut Segment) {
+        segment.to.source = mapped(self.source);
+        segment.to.address = mapped(self.address);
+        self.tcp.ends(segment);
     }
-    let payload = u16::from_be_bytes([high, low]) as u32;
-    transport(head, 14, 54, 54 + payload, frame_len, segment)
 }
 
-#[inline(always)]
-fn transport<const N: usize>(
-    head: &[u8; N],
-    ip_at: u32,
-    at: usize,
-    end: u32,
-    frame_len: u32,
-    segment: &mut Segment,
-) -> bool {
-    let [offset, flags] = pair(head, at + 12);
-    let (length, flags) = ((offset >> 4) as u32 * 4, flags as u32);
-    let tcp_at = at as u32;
-    let is_whole = end <= frame_len && length >= 20 && tcp_at + length <= end;
-    // With ACK and without SYN no flags contradict each other, and nothing is opened.
-    if !is_whole || flags & (SYN | ACK) != ACK {
-        return false;
+impl PlainV6 {
+    #[inline(always)]
+    pub fn plain(&self, frame_len: u32) -> Option<Plain> {
+        let is_v6 = u16::from_be(self.kind) == 0x86dd && self.version >> 4 == 6;
+        // No length is a jumbogram's, and a mapped address nobody's: the full reading says so.
+        if !is_v6 || self.next != 6 || is_mapped(&self.source) || is_mapped(&self.address) {
+            return None;
+        }
+        self.tcp
+            .plain(54, 54 + u16::from_be(self.payload) as u32, frame_len)
     }
-    segment.to.port = u16::from_be_bytes(pair(head, at + 2));
-    segment.source_port = u16::from_be_bytes(pair(head, at));
-    segment.sequence = u32::from_be_bytes(quarter(head, at + 4));
-    segment.acknowledged = u32::from_be_bytes(quarter(head, at + 8));
-    segment.flags = flags;
-    segment.ip_at = ip_at;
-    segment.tcp_at = tcp_at;
-    segment.payload_at = tcp_at + length;
-    segment.payload_len = end - tcp_at - length;
-    true
+
+    #[inline(always)]
+    pub fn ends(&self, segment: &mut Segment) {
+        segment.to.source = self.source;
+        segment.to.address = self.address;
+        self.tcp.ends(segment);
+    }
+}
+
+impl PlainTcp {
+    #[inline(always)]
+    fn plain(&self, at: u32, end: u32, frame_len: u32) -> Option<Plain> {
+        let (length, flags) = ((self.offset >> 4) as u32 * 4, self.flags as u32);
+        let is_whole = end <= frame_len && length >= 20 && at + length <= end;
+        // With ACK and without SYN no flags contradict each other, and nothing is opened.
+        if !is_whole || flags & (SYN | ACK) != ACK {
+            return None;
+        }
+        Some(Plain {
+            flags,
+            payload_at: at + length,
+            payload_len: end - at - length,
+        })
+    }
+
+    #[inline(always)]
+    fn ends(&self, segment: &mut Segment) {
+        segment.source_port = u16::from_be(self.source_port);
+        segment.to.port = u16::from_be(self.port);
+    }
 }
 
 /// What a glance comes to.
@@ -97,14 +152,16 @@ pub enum Glance {
     Says,
 }
 
-/// Of a plain segment. `headers`, `words`: what the program judges.
+/// `headers`, `words`: what the program judges.
 #[inline(always)]
-pub fn glance(settings: &Settings, segment: &Segment, headers: bool, words: bool) -> Glance {
+pub fn glance(settings: &Settings, plain: &Plain, headers: bool, words: bool) -> Glance {
     // Lists and bans hold for every packet of a source.
     if headers && (settings.sources != OFF || settings.bans != OFF) {
         return Glance::Unsure;
     }
-    if words && settings.names != OFF && segment.says() {
+    // As in `Segment::says`.
+    let says = plain.payload_len > 0 && plain.flags & RST == 0;
+    if words && settings.names != OFF && says {
         return Glance::Says;
     }
     Glance::Settled
@@ -114,27 +171,6 @@ pub fn glance(settings: &Settings, segment: &Segment, headers: bool, words: bool
 #[inline(always)]
 pub fn may_begin(first: u8) -> bool {
     first == 0x16 || first.is_ascii_uppercase()
-}
-
-#[inline(always)]
-fn pair<const N: usize>(head: &[u8; N], at: usize) -> [u8; 2] {
-    [head[at], head[at + 1]]
-}
-
-#[inline(always)]
-fn quarter<const N: usize>(head: &[u8; N], at: usize) -> [u8; 4] {
-    [head[at], head[at + 1], head[at + 2], head[at + 3]]
-}
-
-#[inline(always)]
-fn whole<const N: usize>(head: &[u8; N], at: usize) -> [u8; 16] {
-    let mut address = [0; 16];
-    let mut i = 0;
-    while i < 16 {
-        address[i] = head[at + i];
-        i += 1;
-    }
-    address
 }
 
 #[cfg(test)]

@@ -1,57 +1,60 @@
 //! A glance first: the plain segments of connections that have begun leave here, before they cost a reading and its lookups.
 
-use ingress_common::early::{self, Glance, HEAD_V4, HEAD_V6};
-use ingress_common::verdict::{Scratch, Verdict};
+use ingress_common::early::{self, Glance, Plain, PlainV4, PlainV6, SHIFT, V4_BYTES, V6_BYTES};
+use ingress_common::verdict::Scratch;
 
-use crate::packet::{self, Frame};
+use crate::packet::Frame;
 use crate::tables::{self, Maps};
 
 /// Whether nothing judges this packet. `headers`, `words`: what the program judges. A function of its own, so that the verifier has one state
 /// where the full reading begins, and not one for each way through here.
 #[inline(never)]
 pub fn is_settled(maps: &Maps, scratch: &mut Scratch, headers: bool, words: bool) -> bool {
-    if !is_plain(maps.frame, scratch) {
+    let len = maps.frame.len() as u32;
+    let mut head = PlainV4::default();
+    if !maps.frame.copy(V4_BYTES, &raw mut head, SHIFT) {
         return false;
     }
-    match early::glance(maps.settings, &scratch.segment, headers, words) {
+    let Some(plain) = head.plain(len) else {
+        return is_settled_v6(maps, scratch, headers, words);
+    };
+    match early::glance(maps.settings, &plain, headers, words) {
         Glance::Settled => true,
         Glance::Unsure => false,
-        Glance::Says => cannot_begin(maps.frame, scratch) || has_begun(maps, scratch),
+        Glance::Says => {
+            head.ends(&mut scratch.segment);
+            cannot_begin(maps.frame, &plain) || has_begun(maps, scratch)
+        }
     }
 }
 
-/// A function of its own: the copies would not fit on one stack frame with what follows.
 #[inline(never)]
-fn is_plain(frame: Frame, scratch: &mut Scratch) -> bool {
-    let len = frame.len() as u32;
-    if let Some(head) = packet::bytes::<HEAD_V4>(frame, 0)
-        && early::plain_v4(&head, len, &mut scratch.segment)
-    {
-        return true;
+fn is_settled_v6(maps: &Maps, scratch: &mut Scratch, headers: bool, words: bool) -> bool {
+    let mut head = PlainV6::default();
+    if !maps.frame.copy(V6_BYTES, &raw mut head, SHIFT) {
+        return false;
     }
-    match packet::bytes::<HEAD_V6>(frame, 0) {
-        Some(head) => early::plain_v6(&head, len, &mut scratch.segment),
-        None => false,
+    let Some(plain) = head.plain(maps.frame.len() as u32) else {
+        return false;
+    };
+    match early::glance(maps.settings, &plain, headers, words) {
+        Glance::Settled => true,
+        Glance::Unsure => false,
+        Glance::Says => {
+            head.ends(&mut scratch.segment);
+            cannot_begin(maps.frame, &plain) || has_begun(maps, scratch)
+        }
     }
 }
 
 #[inline(always)]
-fn cannot_begin(frame: Frame, scratch: &Scratch) -> bool {
-    match packet::bytes::<1>(frame, scratch.segment.payload_at) {
-        Some([first]) => !early::may_begin(first),
-        None => false,
-    }
+fn cannot_begin(frame: Frame, plain: &Plain) -> bool {
+    let mut first = 0u8;
+    frame.copy_from(plain.payload_at, &raw mut first) && !early::may_begin(first)
 }
 
-/// By the socket, which has received data before; counted as the full reading counts it.
+/// Nothing is judged there, or by the socket: it has received data before.
 #[inline(always)]
 fn has_begun(maps: &Maps, scratch: &Scratch) -> bool {
-    if !tables::is_judged(&scratch.segment) {
-        return true;
-    }
-    let begun = tables::has_received(maps, &scratch.segment);
-    if begun {
-        tables::settle(maps, Verdict::NotFirst as u32, scratch, 0, 0);
-    }
-    begun
+    !tables::is_judged(&scratch.segment) || tables::has_received(maps, &scratch.segment)
 }

@@ -53,6 +53,21 @@ impl Frame {
         }
     }
 
+    /// The packet's first bytes, to behind the first `shift` of what `to` points to; false where it has fewer.
+    #[inline(always)]
+    pub fn copy<T>(self, bytes: usize, to: *mut T, shift: usize) -> bool {
+        if shift + bytes > size_of::<T>() {
+            return false;
+        }
+        self.load(0, to.cast::<u8>().wrapping_add(shift), bytes as u64)
+    }
+
+    /// One byte.
+    #[inline(always)]
+    pub fn copy_from(self, at: u32, to: *mut u8) -> bool {
+        self.load(at, to, 1)
+    }
+
     /// Copies `len` bytes; the caller has bounded `len` for the verifier, below the size of what `to` points to.
     #[inline(always)]
     fn load(self, at: u32, to: *mut u8, len: u64) -> bool {
@@ -65,13 +80,6 @@ impl Frame {
         };
         result == 0
     }
-}
-
-/// `N` bytes from there on; `None` where the packet has fewer.
-#[inline(always)]
-pub fn bytes<const N: usize>(frame: Frame, at: u32) -> Option<[u8; N]> {
-    let mut bytes = [0; N];
-    frame.load(at, bytes.as_mut_ptr(), N as u64).then_some(bytes)
 }
 
 /// This CPU's memory for the packet at hand.
