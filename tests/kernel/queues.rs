@@ -1,8 +1,9 @@
 //! What waits at the listeners and what the kernel does in a flood of SYNs is seen, and clients are served meanwhile.
 
-use std::net::{Ipv4Addr, SocketAddr};
+use std::net::SocketAddrV4;
 
 use anyhow::Context;
+use ingress_tests::syns::Syns;
 
 use crate::Done;
 use crate::agent::{Site, wait};
@@ -53,38 +54,10 @@ fn in_a_flood_of_syns_cookies_keep_clients_served_and_it_is_shown() -> Done {
     Ok(())
 }
 
-/// SYNs of sources that do not exist; whoever answers them hears nothing.
 fn flood() -> anyhow::Result<()> {
-    let raw = socket2::Socket::new(
-        socket2::Domain::IPV4,
-        socket2::Type::RAW,
-        Some(socket2::Protocol::TCP),
-    )?;
-    raw.set_header_included_v4(true)?;
-    let node: Ipv4Addr = NODE.parse()?;
-    for turn in 0..FLOOD {
-        let [high, low] = turn.to_be_bytes();
-        let packet = syn(Ipv4Addr::new(10, 77, 100 + high, low), node, 1024 + turn);
-        raw.send_to(&packet, &SocketAddr::from((node, 0)).into())?;
+    let mut syns = Syns::new(SocketAddrV4::new(NODE.parse()?, 80))?;
+    for _ in 0..FLOOD {
+        syns.send()?;
     }
     Ok(())
-}
-
-/// IPv4 (whose checksum the kernel fills in) and TCP to port 80.
-fn syn(source: Ipv4Addr, to: Ipv4Addr, port: u16) -> Vec<u8> {
-    let mut tcp = port.to_be_bytes().to_vec();
-    tcp.extend([0, 80, 0, 0, 0, 1, 0, 0, 0, 0, 0x50, 2, 0xff, 0xff, 0, 0, 0, 0]);
-    let pseudo = [&source.octets()[..], &to.octets(), &[0, 6, 0, 20], &tcp].concat();
-    let sum: u32 = pseudo
-        .chunks(2)
-        .map(|pair| u32::from(u16::from_be_bytes([pair[0], pair[1]])))
-        .sum();
-    let folded = (sum & 0xffff) + (sum >> 16);
-    let sum = !u16::try_from((folded & 0xffff) + (folded >> 16)).unwrap_or_default();
-    tcp[16..18].copy_from_slice(&sum.to_be_bytes());
-    let mut packet = vec![0x45, 0, 0, 40, 0, 1, 0, 0, 64, 6, 0, 0];
-    packet.extend(source.octets());
-    packet.extend(to.octets());
-    packet.extend(tcp);
-    packet
 }

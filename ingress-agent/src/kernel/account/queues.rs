@@ -1,6 +1,6 @@
 //! The queues of our listening sockets, and what the kernel did when one was full: connections that no process ever saw.
 //!
-//! By listener: how many wait to be accepted, how many may, and how many the kernel has refused (sock_diag(7), no right needed). The kernel counts
+//! By listener: how many wait to be accepted, how many may, and how many the kernel has dropped (sock_diag(7), no right needed). The kernel counts
 //! SYN cookies and the reasons only for the network namespace as a whole.
 
 use std::collections::BTreeMap;
@@ -41,15 +41,18 @@ struct Socket {
     room: u32,
     /// As the kernel has it, which begins anew after four thousand million.
     drops: u32,
-    refused: u64,
+    dropped: u64,
 }
 
 /// What stood in the log last.
 #[derive(Debug)]
 struct Told {
-    at: Instant,
-    refused: BTreeMap<(&'static str, SocketAddr), u64>,
+    /// `None`: nothing yet.
+    at: Option<Instant>,
+    dropped: BTreeMap<(&'static str, SocketAddr), u64>,
     cookies: u64,
+    /// Times that a queue was full and no cookie helped.
+    full: u64,
 }
 
 /// What an operator sees.
@@ -79,8 +82,8 @@ pub struct QueueView {
     pub most: u32,
     /// How many may wait at one socket.
     pub room: u32,
-    /// Connections and requests for one that the kernel has refused because there was no room.
-    pub refused: u64,
+    /// Connections, and requests for one, that the kernel has dropped: there was no room, or nobody is where they say they come from.
+    pub dropped: u64,
 }
 
 /// `TcpExt` of /proc/net/netstat.
@@ -96,9 +99,11 @@ const EVENTS: [&str; 9] = [
     "TCPAbortOnOverflow",
 ];
 const COOKIES: &str = "SyncookiesSent";
+/// Those that say that a client found no room.
+const FULL: [&str; 2] = ["ListenOverflows", "TCPReqQFullDrop"];
 const COOKIES_AT: &str = "/proc/sys/net/ipv4/tcp_syncookies";
 const MOST_ROOM_AT: &str = "/proc/sys/net/core/somaxconn";
-/// What is refused stands in the log at most this often.
+/// What was dropped stands in the log at most this often.
 const TOLD_EVERY: Duration = Duration::from_secs(60);
 
 impl Queues {
@@ -134,12 +139,12 @@ impl Queues {
             most: 0,
             room: 0,
             drops: 0,
-            refused: 0,
+            dropped: 0,
         };
         self.lock().sockets.insert(inode, socket);
     }
 
-    /// Reads the kernel's figures, and tells the log of what was refused since.
+    /// Reads the kernel's figures, and tells the log of what was dropped since.
     pub fn look(&self) {
         let mut state = self.lock();
         state.read();
@@ -181,7 +186,7 @@ impl State {
         self.sockets.retain(|inode, socket| {
             let is_open = listening.contains_key(inode);
             if !is_open {
-                *gone.entry(socket.place()).or_default() += socket.refused;
+                *gone.entry(socket.place()).or_default() += socket.dropped;
             }
             is_open
         });
@@ -192,16 +197,16 @@ impl State {
         }
     }
 
-    fn refused(&self) -> BTreeMap<(&'static str, SocketAddr), u64> {
-        let mut refused = self.gone.clone();
+    fn dropped(&self) -> BTreeMap<(&'static str, SocketAddr), u64> {
+        let mut dropped = self.gone.clone();
         for socket in self.sockets.values() {
-            *refused.entry(socket.place()).or_default() += socket.refused;
+            *dropped.entry(socket.place()).or_default() += socket.dropped;
         }
-        refused
+        dropped
     }
 
     fn listeners(&self) -> Vec<QueueView> {
-        let view = |(place, refused): ((&'static str, SocketAddr), u64)| {
+        let view = |(place, dropped): ((&'static str, SocketAddr), u64)| {
             let sockets = self.sockets.values().filter(|socket| socket.place() == place);
             let mut view = QueueView {
                 listener: place.0.to_owned(),
@@ -210,7 +215,7 @@ impl State {
                 waiting: 0,
                 most: 0,
                 room: 0,
-                refused,
+                dropped,
             };
             for socket in sockets {
                 view.sockets += 1;
@@ -220,52 +225,59 @@ impl State {
             }
             view
         };
-        self.refused().into_iter().map(view).collect()
+        self.dropped().into_iter().map(view).collect()
     }
 
     fn tell(&mut self, now: Instant) {
-        let refused = self.refused();
-        let cookies = events().get(COOKIES).copied().unwrap_or_default();
-        let started = self.before.get(COOKIES).copied().unwrap_or_default();
-        let (told, told_cookies) = match &self.told {
-            Some(told) if now.saturating_duration_since(told.at) < TOLD_EVERY => return,
-            Some(told) => (told.refused.clone(), told.cookies),
-            None => (BTreeMap::new(), started),
-        };
-        let mut is_news = cookies > told_cookies;
-        if is_news {
-            let sent = cookies - told_cookies;
+        let events = events();
+        let count =
+            |events: &BTreeMap<&'static str, u64>, name| events.get(name).copied().unwrap_or_default();
+        let full = |events| FULL.iter().map(|name| count(events, name)).sum::<u64>();
+        let told = self.told.get_or_insert_with(|| Told {
+            at: None,
+            dropped: BTreeMap::new(),
+            cookies: count(&self.before, COOKIES),
+            full: full(&self.before),
+        });
+        let is_early = told
+            .at
+            .is_some_and(|at| now.saturating_duration_since(at) < TOLD_EVERY);
+        let sent = count(&events, COOKIES).saturating_sub(told.cookies);
+        let is_full = full(&events) > told.full;
+        if is_early || (sent == 0 && !is_full) {
+            return;
+        }
+        let before = std::mem::take(&mut told.dropped);
+        if sent > 0 {
             tracing::warn!(
                 sent,
                 "SYN cookies are in use: a queue of half-open connections was full (a flood, or more clients than net.core.somaxconn allows for)"
             );
         }
-        for view in self.listeners() {
-            let place = (view.listener.as_str(), view.address);
-            let before = told
+        let dropped = self.dropped();
+        for view in self.listeners().into_iter().filter(|_| is_full) {
+            let known = before
                 .iter()
-                .find_map(|(known, count)| (*known == place).then_some(*count));
-            let more = view.refused.saturating_sub(before.unwrap_or_default());
+                .find(|((kind, address), _)| *kind == view.listener && *address == view.address);
+            let more = view.dropped.saturating_sub(known.map_or(0, |(_, count)| *count));
             if more > 0 {
-                is_news = true;
                 tracing::warn!(
                     listener = view.listener,
                     address = %view.address,
-                    refused = more,
+                    dropped = more,
                     room = view.room,
                     most_waiting = view.most,
                     somaxconn = number(MOST_ROOM_AT),
-                    "the kernel has refused connections because a listener's queue was full: raise net.core.somaxconn, or give the agent more workers"
+                    "the kernel has dropped connections because a listener's queue was full: raise net.core.somaxconn, or give the agent more workers"
                 );
             }
         }
-        if is_news {
-            self.told = Some(Told {
-                at: now,
-                refused,
-                cookies,
-            });
-        }
+        self.told = Some(Told {
+            at: Some(now),
+            dropped,
+            cookies: count(&events, COOKIES),
+            full: full(&events),
+        });
     }
 }
 
@@ -278,7 +290,7 @@ impl Socket {
         self.waiting = figures.waiting;
         self.most = self.most.max(figures.waiting);
         self.room = figures.room;
-        self.refused += u64::from(figures.drops.wrapping_sub(self.drops));
+        self.dropped += u64::from(figures.drops.wrapping_sub(self.drops));
         self.drops = figures.drops;
     }
 }
@@ -301,14 +313,14 @@ impl fmt::Display for QueuesView {
         for queue in &self.listeners {
             writeln!(
                 f,
-                "    {} {}: {} wait in {} queues of {}, at most {} in one, refused {}",
+                "    {} {}: {} wait in {} queues of {}, at most {} in one, dropped {}",
                 queue.listener,
                 queue.address,
                 queue.waiting,
                 queue.sockets,
                 queue.room,
                 queue.most,
-                queue.refused
+                queue.dropped
             )?;
         }
         match self.problem.as_str() {
@@ -393,7 +405,7 @@ mod tests {
     use std::net::TcpStream;
 
     #[test]
-    fn what_waits_at_a_listener_and_what_was_refused_is_seen() {
+    fn what_waits_at_a_listener_and_what_was_dropped_is_seen() {
         let listener = socket2::Socket::new(socket2::Domain::IPV4, socket2::Type::STREAM, None).unwrap();
         listener
             .bind(&"127.0.0.1:0".parse::<SocketAddr>().unwrap().into())
@@ -413,7 +425,7 @@ mod tests {
         };
         assert_eq!((queue.listener.as_str(), queue.address), ("http", address));
         assert_eq!((queue.waiting, queue.room, queue.sockets), (2, 1, 1), "{view:?}");
-        assert!(queue.refused > 0, "{view:?}");
+        assert!(queue.dropped > 0, "{view:?}");
         assert!(
             view.events.get("ListenOverflows").is_some_and(|count| *count > 0),
             "{view:?}"
@@ -421,10 +433,10 @@ mod tests {
         assert!(view.to_string().contains("2 wait in 1 queues of 1"), "{view}");
 
         // What is closed goes on counting.
-        let refused = queue.refused;
+        let dropped = queue.dropped;
         drop(socket);
         let view = queues.view();
-        assert_eq!(view.listeners.first().map(|queue| queue.refused), Some(refused));
+        assert_eq!(view.listeners.first().map(|queue| queue.dropped), Some(dropped));
         assert_eq!(view.listeners.first().map(|queue| queue.sockets), Some(0));
     }
 

@@ -74,14 +74,14 @@ fn queues(page: &mut Page, view: &KernelView) {
     const WAITING: &str = "ingress_agent_tcp_listen_waiting";
     const MOST: &str = "ingress_agent_tcp_listen_most_waiting";
     const ROOM: &str = "ingress_agent_tcp_listen_room";
-    const REFUSED: &str = "ingress_agent_tcp_listen_refused_total";
+    const DROPPED: &str = "ingress_agent_tcp_listen_dropped_total";
     let mut kinds: BTreeMap<&str, [u64; 4]> = BTreeMap::new();
     for queue in &view.queues.listeners {
-        let [waiting, most, room, refused] = kinds.entry(&queue.listener).or_default();
+        let [waiting, most, room, dropped] = kinds.entry(&queue.listener).or_default();
         *waiting += queue.waiting;
         *most = (*most).max(queue.most.into());
         *room = (*room).max(queue.room.into());
-        *refused += queue.refused;
+        *dropped += queue.dropped;
     }
     let families = [
         (WAITING, "gauge", "Connections that wait to be accepted, now."),
@@ -92,9 +92,9 @@ fn queues(page: &mut Page, view: &KernelView) {
         ),
         (ROOM, "gauge", "How many may wait at one socket."),
         (
-            REFUSED,
+            DROPPED,
             "counter",
-            "Connections, and requests for one, that the kernel refused because a listener's queue was full.",
+            "Connections, and requests for one, that the kernel dropped at a listener: no room, or nobody where they say they come from.",
         ),
     ];
     for (at, (name, kind, help)) in families.into_iter().enumerate() {
