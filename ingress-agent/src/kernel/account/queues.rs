@@ -230,9 +230,6 @@ impl State {
 
     fn tell(&mut self, now: Instant) {
         let events = events();
-        let count =
-            |events: &BTreeMap<&'static str, u64>, name| events.get(name).copied().unwrap_or_default();
-        let full = |events| FULL.iter().map(|name| count(events, name)).sum::<u64>();
         let told = self.told.get_or_insert_with(|| Told {
             at: None,
             dropped: BTreeMap::new(),
@@ -254,8 +251,20 @@ impl State {
                 "SYN cookies are in use: a queue of half-open connections was full (a flood, or more clients than net.core.somaxconn allows for)"
             );
         }
+        if is_full {
+            self.tell_full(&before);
+        }
         let dropped = self.dropped();
-        for view in self.listeners().into_iter().filter(|_| is_full) {
+        self.told = Some(Told {
+            at: Some(now),
+            dropped,
+            cookies: count(&events, COOKIES),
+            full: full(&events),
+        });
+    }
+
+    fn tell_full(&self, before: &BTreeMap<(&'static str, SocketAddr), u64>) {
+        for view in self.listeners() {
             let known = before
                 .iter()
                 .find(|((kind, address), _)| *kind == view.listener && *address == view.address);
@@ -272,12 +281,6 @@ impl State {
                 );
             }
         }
-        self.told = Some(Told {
-            at: Some(now),
-            dropped,
-            cookies: count(&events, COOKIES),
-            full: full(&events),
-        });
     }
 }
 
@@ -375,6 +378,15 @@ fn read(answer: &[u8]) -> Option<(u32, Figures)> {
             .unwrap_or_default(),
     };
     Some((u32(answer, 68)?, figures))
+}
+
+fn count(events: &BTreeMap<&'static str, u64>, name: &str) -> u64 {
+    events.get(name).copied().unwrap_or_default()
+}
+
+/// Times that a client found no room.
+fn full(events: &BTreeMap<&'static str, u64>) -> u64 {
+    FULL.iter().map(|name| count(events, name)).sum()
 }
 
 /// Empty where it can't be read.
