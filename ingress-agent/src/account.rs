@@ -21,6 +21,7 @@ use ingress_core::name::ObjectRef;
 use ingress_core::snapshot::Route;
 
 use crate::kernel::account::Accounting;
+use crate::kernel::account::queues::Queues;
 
 pub(crate) use self::desk::listener_tag;
 pub use self::desk::{ClientLine, ClientTcp, Desk, EndpointLine, Finished, LineGuard};
@@ -30,6 +31,7 @@ use self::samples::{Sample, Samples};
 /// Shared by the workers, the admin pages and the metrics.
 pub struct Accounts {
     kernel: Option<Arc<Accounting>>,
+    queues: Option<Arc<Queues>>,
     /// Held for moments: a worker that meets a route first waits for it.
     book: Mutex<Book>,
     /// Held while figures are made.
@@ -96,13 +98,16 @@ struct Reading {
 /// Routes and endpoints that are told apart; the kernel's table has room for as many, and for both listeners of some.
 const MOST_OWNERS: usize = 8_192;
 /// How often the window of what is recent moves on: it holds one to two of these.
-const WINDOW: Duration = Duration::from_secs(60);
+const LOOKS_IN_WINDOW: u32 = 12;
+/// How often the listeners' queues are looked at.
+const LOOK: Duration = Duration::from_secs(5);
 
 impl Accounts {
-    /// `None`: by samples alone.
-    pub fn new(kernel: Option<Arc<Accounting>>) -> Arc<Self> {
+    /// `kernel`: `None` is by samples alone. `queues` are looked at from time to time.
+    pub fn new(kernel: Option<Arc<Accounting>>, queues: Option<Arc<Queues>>) -> Arc<Self> {
         Arc::new(Self {
             kernel,
+            queues,
             book: Mutex::default(),
             history: Mutex::default(),
             lag: Samples::default(),
@@ -121,10 +126,17 @@ impl Accounts {
         let thread = std::thread::Builder::new()
             .name("account".into())
             .spawn(move || {
-                while stopped.recv_timeout(WINDOW) == Err(RecvTimeoutError::Timeout) {
-                    match accounts.upgrade() {
-                        Some(accounts) => accounts.turn(),
-                        None => return,
+                let mut looks = 0_u32;
+                while stopped.recv_timeout(LOOK) == Err(RecvTimeoutError::Timeout) {
+                    let Some(accounts) = accounts.upgrade() else {
+                        return;
+                    };
+                    looks = looks.wrapping_add(1);
+                    if looks.is_multiple_of(LOOKS_IN_WINDOW) {
+                        accounts.turn();
+                    }
+                    if let Some(queues) = &accounts.queues {
+                        queues.look();
                     }
                 }
             })?;

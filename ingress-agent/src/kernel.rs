@@ -21,6 +21,7 @@ use std::time::Duration;
 use ingress_common::abi::WHOLE;
 use serde::{Deserialize, Serialize};
 
+use self::account::queues::{Queues, QueuesView};
 use self::account::{AccountView, Accounting};
 use self::reject::{RejectView, Rejection};
 use self::rights::{Need, Rights, RightsView};
@@ -37,6 +38,8 @@ pub struct Kernel {
     rights: OnceLock<Rights>,
     /// The same of accounting.
     accounting: OnceLock<Result<Arc<Accounting>, String>>,
+    /// Set once, when there are sockets that listen.
+    queues: OnceLock<Arc<Queues>>,
 }
 
 /// One hook.
@@ -85,6 +88,9 @@ pub struct KernelView {
     pub rights: RightsView,
     /// Accounting by connection.
     pub accounting: Box<AccountView>,
+    /// What waits at our listeners, and what found no room.
+    #[serde(default)]
+    pub queues: Box<QueuesView>,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -101,6 +107,7 @@ impl Kernel {
             rejection: OnceLock::new(),
             rights: OnceLock::new(),
             accounting: OnceLock::new(),
+            queues: OnceLock::new(),
         }
     }
 
@@ -110,6 +117,7 @@ impl Kernel {
             rejection: OnceLock::new(),
             rights: OnceLock::new(),
             accounting: OnceLock::new(),
+            queues: OnceLock::new(),
         }
     }
 
@@ -236,6 +244,10 @@ impl Kernel {
         let _ = self.accounting.set(accounting);
     }
 
+    pub fn set_queues(&self, queues: Arc<Queues>) {
+        let _ = self.queues.set(queues);
+    }
+
     /// Takes out of the kernel what no open connection needs; steering ends by [`Self::let_go`].
     pub fn detach(&self) {
         let why = "detached by `ingress-agent kernel detach`";
@@ -261,6 +273,7 @@ impl Kernel {
                 None => RejectView::off("not started"),
             }),
             rights: self.rights.get().map(Rights::view).unwrap_or_default(),
+            queues: Box::new(self.queues.get().map(|queues| queues.view()).unwrap_or_default()),
             ..self.steering_view()
         }
     }
@@ -278,6 +291,7 @@ impl Kernel {
                 rejection: Box::default(),
                 rights: RightsView::default(),
                 accounting: Box::default(),
+                queues: Box::default(),
             },
         }
     }
@@ -305,6 +319,7 @@ impl KernelView {
             rejection: Box::default(),
             rights: RightsView::default(),
             accounting: Box::default(),
+            queues: Box::default(),
         }
     }
 }

@@ -10,6 +10,7 @@ extern crate std;
 pub mod abi;
 pub mod account;
 pub mod bucket;
+pub mod early;
 pub mod http;
 pub mod names;
 pub mod packet;

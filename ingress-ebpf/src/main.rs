@@ -6,6 +6,7 @@
 #![feature(asm_experimental_arch)]
 
 mod account;
+mod early;
 mod maps;
 mod packet;
 mod reset;

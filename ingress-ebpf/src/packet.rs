@@ -43,7 +43,7 @@ impl Frame {
     }
 
     #[inline(always)]
-    fn len(self) -> u64 {
+    pub fn len(self) -> u64 {
         // SAFETY: as above.
         unsafe {
             match self {
@@ -51,6 +51,21 @@ impl Frame {
                 Self::Tc(context) => (*context).len as u64,
             }
         }
+    }
+
+    /// The packet's first bytes, to behind the first `shift` of what `to` points to; false where it has fewer.
+    #[inline(always)]
+    pub fn copy<T>(self, bytes: usize, to: *mut T, shift: usize) -> bool {
+        if shift + bytes > size_of::<T>() {
+            return false;
+        }
+        self.load(0, to.cast::<u8>().wrapping_add(shift), bytes as u64)
+    }
+
+    /// One byte.
+    #[inline(always)]
+    pub fn copy_from(self, at: u32, to: *mut u8) -> bool {
+        self.load(at, to, 1)
     }
 
     /// Copies `len` bytes; the caller has bounded `len` for the verifier, below the size of what `to` points to.

@@ -143,6 +143,33 @@ pub fn is_alive() -> bool {
     ALIVE.get(0).is_some_and(|until| now() < *until)
 }
 
+/// Whether anything there is judged.
+#[inline(always)]
+pub fn is_judged(segment: &Segment) -> bool {
+    let key = JudgedKey {
+        address: segment.to.address,
+        port: segment.to.port,
+        padding: 0,
+    };
+    JUDGED.get_ptr(&key).is_some()
+}
+
+/// Whether the segment's connection has received data before, so that no segment of it is its first. Never true where [`Tables::is_first`] is.
+#[inline(always)]
+pub fn has_received(maps: &Maps, segment: &Segment) -> bool {
+    let socket = lookup(maps.frame, segment);
+    if socket.is_null() {
+        return false;
+    }
+    // SAFETY: a referenced socket; bpf_tcp_sock gives null for what is no full socket.
+    let received = unsafe {
+        let tcp = bpf_tcp_sock(socket);
+        !tcp.is_null() && (*tcp).bytes_received != 0
+    };
+    release(socket);
+    received
+}
+
 #[inline(always)]
 fn now() -> u64 {
     // SAFETY: no arguments.

@@ -10,6 +10,7 @@ use aya_ebpf::macros::classifier;
 use aya_ebpf::programs::TcContext;
 use ingress_common::verdict::{SETTING_ANSWER, Scratch, Verdict};
 
+use crate::early;
 use crate::packet::{self, Frame, OTHER, TCP};
 use crate::reset;
 use crate::tables::{self, Maps};
@@ -32,6 +33,9 @@ fn try_gate(skb: *mut __sk_buff, judge_headers: bool) -> Option<i32> {
     let frame = Frame::Tc(skb);
     let maps = Maps::new(frame)?;
     let scratch = packet::scratch()?;
+    if early::is_settled(&maps, scratch, judge_headers, true) {
+        return None;
+    }
     let kind = packet::read(frame, scratch);
     if kind == OTHER {
         return None;

@@ -5,6 +5,7 @@ use aya_ebpf::macros::xdp;
 use aya_ebpf::programs::XdpContext;
 use ingress_common::verdict::Verdict;
 
+use crate::early;
 use crate::packet::{self, Frame, OTHER};
 use crate::tables::{self, Maps};
 
@@ -28,6 +29,9 @@ fn try_gate(frame: Frame) -> Option<u32> {
     }
     let maps = Maps::new(frame)?;
     let scratch = packet::scratch()?;
+    if early::is_settled(&maps, scratch, true, false) {
+        return None;
+    }
     let kind = packet::read(frame, scratch);
     if kind == OTHER {
         return None;

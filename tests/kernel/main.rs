@@ -9,6 +9,7 @@ mod hand_over;
 mod hooks;
 mod namespace;
 mod pins;
+mod queues;
 mod reject;
 mod rights;
 mod steering;

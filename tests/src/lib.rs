@@ -19,6 +19,7 @@ pub mod manifests;
 pub mod process;
 pub mod raw;
 pub mod site;
+pub mod syns;
 pub mod websocket;
 
 pub use agent::TestAgent;

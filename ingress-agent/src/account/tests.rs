@@ -15,7 +15,7 @@ fn key(owner: u32) -> SumKey {
 
 #[test]
 fn a_number_is_given_once_and_there_is_an_end_to_them() {
-    let accounts = Accounts::new(None);
+    let accounts = Accounts::new(None, None);
     let first = accounts.endpoint(endpoint(0));
     assert!(Arc::ptr_eq(&first, &accounts.endpoint(endpoint(0))));
     let numbers: HashSet<_> = (0..MOST_OWNERS)
@@ -29,7 +29,7 @@ fn a_number_is_given_once_and_there_is_an_end_to_them() {
 
 #[test]
 fn an_owner_that_nothing_comes_from_makes_room_and_its_number_does_not_come_again() {
-    let accounts = Accounts::new(None);
+    let accounts = Accounts::new(None, None);
     let held = accounts.endpoint(endpoint(0));
     let busy = accounts.endpoint(endpoint(1)).number;
     (2..MOST_OWNERS).for_each(|n| drop(accounts.endpoint(endpoint(n))));

@@ -10,6 +10,7 @@ use crate::account::{Accounts, listener_tag};
 use crate::config::{Config, HookMode};
 use crate::kernel::Kernel;
 use crate::kernel::account::Accounting;
+use crate::kernel::account::queues::Queues;
 use crate::telemetry::record::Listener;
 
 /// Before the first connection is accepted: what these sockets accept counts from its first packet on.
@@ -28,7 +29,12 @@ pub(super) fn prepare(
         }
     }
     kernel.set_accounting(accounting.clone());
-    Ok(Accounts::new(accounting.ok()))
+    let sockets = sockets.iter().flatten();
+    let queues = Arc::new(Queues::new(
+        sockets.map(|(listener, socket)| (listener.as_str(), socket)),
+    ));
+    kernel.set_queues(Arc::clone(&queues));
+    Ok(Accounts::new(accounting.ok(), Some(queues)))
 }
 
 fn in_kernel(config: &Config) -> Result<Result<Arc<Accounting>, String>> {

@@ -174,6 +174,7 @@ fn write_status(text: &mut String, status: &Status, is_here: bool) -> std::fmt::
             writeln!(text, "      also listened on by {owner}")?;
         }
     }
+    write!(text, "{}", kernel.queues)?;
     write_rejection(text, &kernel.rejection)?;
     write_rights(text, &kernel.rights)
 }

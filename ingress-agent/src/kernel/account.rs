@@ -4,6 +4,7 @@
 //! written and sums read by descriptors alone: no capability is needed after the start.
 
 mod cgroup;
+pub mod queues;
 mod sys;
 
 use std::collections::HashMap as Plain;

@@ -1,7 +1,7 @@
-//! Connections that nobody here has a use for, for the bench: `strangers ADDRESS tls|http SECONDS RATE`.
+//! Connections that nobody here has a use for, for the bench: `strangers ADDRESS tls|http|syn SECONDS RATE`.
 //!
 //! One after the other, each says its first words (a ClientHello or a request for a host that nobody serves), waits for the first thing that comes
-//! back, and is reset. RATE is connections a second, 0 as many as there can be. Prints `refused N answered M`.
+//! back, and is reset. `syn` are first packets alone, of sources that do not exist: all count as refused. RATE is connections a second, 0 as many as there can be. Prints `refused N answered M`.
 
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpStream};
@@ -10,6 +10,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, bail};
 use ingress_tests::client::Indifferent;
+use ingress_tests::syns::Syns;
 use rustls::client::ClientConnection;
 use rustls::{ClientConfig, NamedGroup};
 use socket2::{Domain, Socket, Type};
@@ -20,20 +21,30 @@ const PATIENCE: Duration = Duration::from_secs(10);
 fn main() -> anyhow::Result<()> {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
     let [address, kind, seconds, rate] = arguments.as_slice() else {
-        bail!("usage: strangers ADDRESS tls|http SECONDS RATE");
+        bail!("usage: strangers ADDRESS tls|http|syn SECONDS RATE");
     };
     let (address, rate): (SocketAddr, u32) = (address.parse()?, rate.parse()?);
-    let words = match kind.as_str() {
-        "tls" => client_hello()?,
-        "http" => format!("GET / HTTP/1.1\r\nHost: {STRANGER}\r\n\r\n").into_bytes(),
-        _ => bail!("{kind} is neither tls nor http"),
+    let mut come: Box<dyn FnMut() -> anyhow::Result<bool>> = match (kind.as_str(), address) {
+        ("tls", _) => {
+            let hello = client_hello()?;
+            Box::new(move || visit(address, &hello))
+        }
+        ("http", _) => {
+            let get = format!("GET / HTTP/1.1\r\nHost: {STRANGER}\r\n\r\n");
+            Box::new(move || visit(address, get.as_bytes()))
+        }
+        ("syn", SocketAddr::V4(to)) => {
+            let mut syns = Syns::new(to)?;
+            Box::new(move || syns.send().map(|()| false).context("a SYN"))
+        }
+        _ => bail!("{kind} is none of tls, http and, by IPv4, syn"),
     };
     let begin = Instant::now();
     let end = begin + Duration::from_secs(seconds.parse()?);
     let pause = Duration::from_secs(1).checked_div(rate).unwrap_or_default();
     let (mut refused, mut answered) = (0_u32, 0_u32);
     while Instant::now() < end {
-        match visit(address, &words)? {
+        match come()? {
             true => answered += 1,
             false => refused += 1,
         }

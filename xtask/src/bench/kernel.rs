@@ -20,6 +20,8 @@ use crate::workspace::{self, Profile};
 const NODE: Ipv4Addr = Ipv4Addr::new(10, 78, 0, 2);
 /// Strangers a second beside known clients.
 const FLOOD: u32 = 2000;
+/// SYNs a second of sources that do not exist: the queues of half-open connections are full in half a second.
+const SYNS: u32 = 20_000;
 const STATS: &str = "/proc/sys/kernel/bpf_stats_enabled";
 
 pub(super) fn run(bench: &Bench<'_>) -> anyhow::Result<()> {
@@ -50,7 +52,8 @@ pub(super) fn run(bench: &Bench<'_>) -> anyhow::Result<()> {
     for kind in ["tls", "http"] {
         bench.part(kind, lab.strangers_alone(kind))?;
     }
-    bench.part("a flood", lab.flood())?;
+    bench.part("a flood", lab.flood("tls", FLOOD, "strangers/s"))?;
+    bench.part("a flood of SYNs", lab.flood("syn", SYNS, "SYNs/s"))?;
     bench.part("served traffic", lab.served())
 }
 
@@ -162,7 +165,7 @@ impl Lab<'_> {
     }
 
     /// Known clients at half of what they could get, alone and beside a flood.
-    fn flood(&self) -> anyhow::Result<()> {
+    fn flood(&self, kind: &str, flood: u32, what: &str) -> anyhow::Result<()> {
         for kernel in [Kernel::Off, Kernel::On] {
             let agent = self.agent(kernel)?;
             let full = Load {
@@ -177,7 +180,7 @@ impl Lab<'_> {
             let (mut calm, mut flooded) = (Vec::new(), Vec::new());
             for _ in 0..self.bench.options.rounds {
                 calm.push(self.measure(half, &agent)?);
-                let visit = self.visit("tls", FLOOD)?;
+                let visit = self.visit(kind, flood)?;
                 flooded.push(self.measure(half, &agent)?);
                 visit.count()?;
             }
@@ -185,7 +188,7 @@ impl Lab<'_> {
             println!(
                 "{:<44} {:>8.0} of {:.0} requests/s, p99 {} µs: {:.2} of calm (goal with it: 1.1)",
                 format!(
-                    "{FLOOD} strangers/s, kernel side {}",
+                    "{flood} {what}, kernel side {}",
                     if kernel == Kernel::On { "on" } else { "off" }
                 ),
                 flooded.per_second,

@@ -43,6 +43,7 @@ fn published() -> Published {
 fn steered() -> KernelView {
     KernelView {
         accounting: Box::default(),
+        queues: Box::default(),
         rejection: Box::default(),
         rights: RightsView::default(),
         steering: HookView {
