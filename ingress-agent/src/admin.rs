@@ -16,6 +16,7 @@ use ingress_core::snapshot::Snapshot;
 use crate::account::Accounts;
 use crate::config::Config;
 use crate::kernel::Kernel;
+use crate::proxy::roster::Roster;
 use crate::source::cluster::counts::SourceCounts;
 use crate::telemetry::access_log;
 use crate::telemetry::metrics::Mailbox;
@@ -71,6 +72,8 @@ pub struct AdminState {
     source: OnceLock<Arc<SourceCounts>>,
     /// Connections by route and endpoint.
     accounts: OnceLock<Arc<Accounts>>,
+    /// The workers' queues.
+    roster: OnceLock<Arc<Roster>>,
 }
 
 impl AdminState {
@@ -96,6 +99,7 @@ impl AdminState {
             dead: OnceLock::new(),
             source: OnceLock::new(),
             accounts: OnceLock::new(),
+            roster: OnceLock::new(),
         })
     }
 
@@ -122,6 +126,11 @@ impl AdminState {
     /// What is known of connections.
     pub fn set_accounts(&self, accounts: Arc<Accounts>) {
         let _ = self.accounts.set(accounts);
+    }
+
+    /// Where the workers' listening sockets are.
+    pub fn set_roster(&self, roster: Arc<Roster>) {
+        let _ = self.roster.set(roster);
     }
 
     /// The signal to stop has come: not ready any more, still healthy.

@@ -7,6 +7,7 @@ mod control;
 mod rejection;
 mod serving;
 mod succession;
+mod workers;
 
 use std::io;
 use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
@@ -21,7 +22,7 @@ use ingress_core::filter::Forwarding;
 use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 use tokio::signal::unix::{Signal, SignalKind, signal};
 
-use self::control::{Publication, Vital, spawn, start_publisher};
+use self::control::{Publication, start_publisher};
 use self::serving::Serving;
 use self::succession::{Estate, Succession};
 use crate::account::Accounts;
@@ -31,8 +32,9 @@ use crate::config::Config;
 use crate::drain::Drain;
 use crate::kernel::Kernel;
 use crate::live::Live;
+use crate::proxy::roster::Roster;
 use crate::proxy::upstream::IdleBudget;
-use crate::proxy::worker::{self, Equipment, Shared};
+use crate::proxy::worker::Shared;
 use crate::proxy::{tls, wire};
 use crate::telemetry::access_log;
 use crate::telemetry::metrics::{self, LiveSeries};
@@ -50,6 +52,7 @@ pub struct Running {
     drain: Arc<Drain>,
     drain_timeout: Duration,
     workers: Vec<JoinHandle<()>>,
+    watch: workers::Watch,
     publication: Publication,
     admin_server: admin::Running,
     access_log: access_log::Writer,
@@ -98,16 +101,21 @@ fn start_in(config: Config, process: Process) -> Result<Running> {
     let (log_sink, access_log) =
         access_log::start(config.access_log).context("the access log cannot be started")?;
     let series = Arc::new(ArcSwap::from_pointee(LiveSeries::default()));
-    let (mailboxes, inboxes): (Vec<_>, Vec<_>) = (0..config.workers).map(|_| metrics::mailbox()).unzip();
+    let mailboxes: Vec<_> = (0..config.workers).map(|_| metrics::mailbox()).collect();
+    let roster = Roster::new(config.workers);
+    roster
+        .open(sockets)
+        .context("the listening sockets cannot be shared")?;
     let state = AdminState::new(
         config.clone(),
-        mailboxes,
+        mailboxes.iter().map(|(mailbox, _)| mailbox.clone()).collect(),
         log_sink.counts(),
         Arc::clone(&series),
         Arc::clone(&kernel),
         started,
     );
     state.set_accounts(Arc::clone(&accounts));
+    state.set_roster(Arc::clone(&roster));
     let listeners: Vec<_> = http.iter().chain(&https).chain(&admin_address).copied().collect();
     // Before the first state, which a cluster may take its time for: the probes are told why.
     let admin_server = admin_server.start(Arc::clone(&state))?;
@@ -130,28 +138,14 @@ fn start_in(config: Config, process: Process) -> Result<Running> {
         series,
         drain: Arc::clone(&drain),
         penalties: bans.penalties(),
+        roster: Arc::clone(&roster),
         connections: AtomicUsize::new(0),
         https_port: redirect_port(&config, &https),
         started,
         config,
     });
-    let mut workers = Vec::new();
-    for (index, (sockets, inbox)) in sockets.into_iter().zip(inboxes).enumerate() {
-        let equipment = Equipment {
-            shared: Arc::clone(&shared),
-            sockets,
-            access_log: log_sink.clone(),
-            inbox,
-        };
-        let name = format!("worker-{index}");
-        let vital = Vital::new(&name, &state);
-        workers.push(spawn(&name, move || {
-            if let Err(error) = worker::run(equipment) {
-                tracing::error!(%error, "a worker has ended; its connections are lost");
-                vital.failed();
-            }
-        })?);
-    }
+    let workers = workers::start(&shared, &state, &log_sink, mailboxes)?;
+    let watch = workers::Watch::start(&roster)?;
     let estate = Estate {
         kernel: Arc::clone(&kernel),
         state: Arc::clone(&state),
@@ -174,6 +168,7 @@ fn start_in(config: Config, process: Process) -> Result<Running> {
         drain,
         drain_timeout,
         workers,
+        watch,
         publication,
         admin_server,
         access_log,
@@ -206,6 +201,7 @@ impl Running {
         for worker in self.workers {
             let _ = worker.join();
         }
+        drop(self.watch);
         self.kernel.let_go("the agent has ended");
         drop(self.succession);
         self.accounts.stop();

@@ -10,6 +10,7 @@ mod hooks;
 mod namespace;
 mod reject;
 mod rights;
+mod stalls;
 mod steering;
 mod traffic;
 
