@@ -4,6 +4,7 @@ mod pages;
 mod server;
 
 use std::collections::BTreeMap;
+use std::net::SocketAddr;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, OnceLock};
 use std::time::{Instant, SystemTime};
@@ -57,7 +58,7 @@ impl Published {
 /// What the admin pages are made of. `app` makes it, the publisher keeps it current.
 #[derive(Debug)]
 pub struct AdminState {
-    config: Config,
+    config: ArcSwap<Config>,
     epoch: Instant,
     published: ArcSwap<Published>,
     workers: Vec<Mailbox>,
@@ -87,7 +88,7 @@ impl AdminState {
         epoch: Instant,
     ) -> Arc<Self> {
         Arc::new(Self {
-            config,
+            config: ArcSwap::from_pointee(config),
             epoch,
             published: ArcSwap::from_pointee(Published::nothing()),
             workers,
@@ -126,6 +127,16 @@ impl AdminState {
     /// What is known of connections.
     pub fn set_accounts(&self, accounts: Arc<Accounts>) {
         let _ = self.accounts.set(accounts);
+    }
+
+    /// Other addresses are served from now on.
+    pub fn set_addresses(&self, http: Vec<SocketAddr>, https: Vec<SocketAddr>) {
+        let config = Config::clone(&self.config.load());
+        self.config.store(Arc::new(Config {
+            http,
+            https,
+            ..config
+        }));
     }
 
     /// Where the workers' listening sockets are.

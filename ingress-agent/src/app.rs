@@ -4,6 +4,7 @@
 
 mod accounting;
 mod control;
+mod listeners;
 mod rejection;
 mod serving;
 mod succession;
@@ -12,7 +13,7 @@ mod workers;
 use std::io;
 use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::sync::Arc;
-use std::sync::atomic::AtomicUsize;
+use std::sync::atomic::{AtomicU16, AtomicUsize};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
@@ -23,6 +24,7 @@ use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 use tokio::signal::unix::{Signal, SignalKind, signal};
 
 use self::control::{Publication, start_publisher};
+use self::listeners::{Listeners, Served, Stamps};
 use self::serving::Serving;
 use self::succession::{Estate, Succession};
 use crate::account::Accounts;
@@ -42,11 +44,13 @@ use crate::tickets::{self, TicketKeys};
 
 /// A serving agent.
 pub struct Running {
+    /// As at the start, as `https`.
     pub http: Vec<SocketAddr>,
     pub https: Vec<SocketAddr>,
     pub admin: Option<SocketAddr>,
     pub live: Arc<ArcSwap<Live>>,
     pub state: Arc<AdminState>,
+    listeners: Listeners,
     kernel: Arc<Kernel>,
     succession: Option<Succession>,
     drain: Arc<Drain>,
@@ -85,7 +89,7 @@ fn start_in(config: Config, process: Process) -> Result<Running> {
         https,
         sockets,
         kernel,
-        all_steered,
+        listening,
     } = serving::bind(&config)?;
     let rejection = rejection::prepare(&config, &http, &https)?;
     kernel.set_rejection(rejection.clone());
@@ -116,10 +120,10 @@ fn start_in(config: Config, process: Process) -> Result<Running> {
     );
     state.set_accounts(Arc::clone(&accounts));
     state.set_roster(Arc::clone(&roster));
-    let listeners: Vec<_> = http.iter().chain(&https).chain(&admin_address).copied().collect();
+    let addresses: Vec<_> = http.iter().chain(&https).chain(&admin_address).copied().collect();
     // Before the first state, which a cluster may take its time for: the probes are told why.
     let admin_server = admin_server.start(Arc::clone(&state))?;
-    let publication = start_publisher(&config, &state, &series, (started, &listeners), rejection.ok())?;
+    let publication = start_publisher(&config, &state, &series, (started, &addresses), rejection.ok())?;
     let live = Arc::clone(&publication.live);
     let drain = Arc::new(Drain::default());
     let drain_timeout = config.drain_timeout;
@@ -140,26 +144,37 @@ fn start_in(config: Config, process: Process) -> Result<Running> {
         penalties: bans.penalties(),
         roster: Arc::clone(&roster),
         connections: AtomicUsize::new(0),
-        https_port: redirect_port(&config, &https),
+        https_port: AtomicU16::new(redirect_port(&config, &https)),
         started,
         config,
     });
     let workers = workers::start(&shared, &state, &log_sink, mailboxes)?;
     let watch = workers::Watch::start(&roster)?;
+    let served = Arc::new(ArcSwap::from_pointee(Served::of(&listening)));
     let estate = Estate {
         kernel: Arc::clone(&kernel),
         state: Arc::clone(&state),
         penalties: bans.penalties(),
-        shared,
+        shared: Arc::clone(&shared),
         tickets,
-        addresses: http.iter().chain(&https).copied().collect(),
-        all_steered,
+        served: Arc::clone(&served),
     };
     let succession = succession::take_over(&estate)?;
     state.set_listening();
+    let listeners = Listeners {
+        kernel: Arc::clone(&kernel),
+        state: Arc::clone(&state),
+        file: Stamps::now(&shared.config),
+        shared,
+        served,
+        publisher: publication.events(),
+        admin: admin_address,
+        listening,
+    };
     Ok(Running {
         http,
         https,
+        listeners,
         kernel,
         succession,
         admin: admin_address,
@@ -219,11 +234,16 @@ pub fn run(config: Config) -> Result<()> {
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()?;
-    let running = start_in(config, Process::Ours)?;
+    let mut running = start_in(config, Process::Ours)?;
     announce(&running);
     // Once for both signals: a second one that comes at once must not fall between two pairs of ears.
     let mut signals = runtime.block_on(async { Signals::new() })?;
-    runtime.block_on(signals.next());
+    while let Some(order) = runtime.block_on(signals.next_order()) {
+        match order {
+            Order::Reload => running.listeners.reload(),
+            Order::Look => running.listeners.look(),
+        }
+    }
     tracing::info!("stopping: open requests may finish; a second signal ends at once");
     let draining = std::thread::spawn(move || running.shutdown());
     runtime.block_on(async {
@@ -244,8 +264,20 @@ pub fn run(config: Config) -> Result<()> {
     Ok(())
 }
 
-/// SIGTERM and SIGINT.
+/// What there is to do while it serves.
+enum Order {
+    /// SIGHUP.
+    Reload,
+    /// From time to time.
+    Look,
+}
+
+/// How often the file of settings is looked at.
+const LOOK_AT_FILE: Duration = Duration::from_secs(1);
+
+/// SIGTERM and SIGINT to end; SIGHUP to read the settings again.
 struct Signals {
+    hang_up: Signal,
     terminate: Signal,
     interrupt: Signal,
 }
@@ -254,9 +286,21 @@ impl Signals {
     /// Must run on a runtime.
     fn new() -> io::Result<Self> {
         Ok(Self {
+            hang_up: signal(SignalKind::hangup())?,
             terminate: signal(SignalKind::terminate())?,
             interrupt: signal(SignalKind::interrupt())?,
         })
+    }
+
+    /// `None`: it is to end.
+    async fn next_order(&mut self) -> Option<Order> {
+        tokio::select! {
+            biased;
+            _ = self.terminate.recv() => None,
+            _ = self.interrupt.recv() => None,
+            _ = self.hang_up.recv() => Some(Order::Reload),
+            () = tokio::time::sleep(LOOK_AT_FILE) => Some(Order::Look),
+        }
     }
 
     async fn next(&mut self) {
@@ -275,14 +319,6 @@ fn announce(running: &Running) {
         .routes()
         .map(|route| route.host.to_string())
         .collect();
-    let list = |addresses: &[SocketAddr]| {
-        let texts: Vec<_> = addresses.iter().map(ToString::to_string).collect();
-        if texts.is_empty() {
-            "off".to_owned()
-        } else {
-            texts.join(", ")
-        }
-    };
     tracing::info!(
         http = list(&running.http),
         https = list(&running.https),
@@ -309,6 +345,24 @@ fn announce(running: &Running) {
             String::new()
         }
     );
+}
+
+/// `off`: there are none. Ports that follow each other are shown as a range.
+fn list(addresses: &[SocketAddr]) -> String {
+    let follows = |before: &SocketAddr, next: &SocketAddr| {
+        before.ip() == next.ip() && before.port().checked_add(1) == Some(next.port())
+    };
+    let mut texts = Vec::new();
+    for run in addresses.chunk_by(follows) {
+        match run {
+            [first, _, .., last] => texts.push(format!("{first}-{}", last.port())),
+            few => texts.extend(few.iter().map(ToString::to_string)),
+        }
+    }
+    if texts.is_empty() {
+        texts.push("off".to_owned());
+    }
+    texts.join(", ")
 }
 
 /// Hosts that the line at the start names.

@@ -26,6 +26,7 @@ mod harness;
 mod heads;
 mod hosts;
 mod lifecycle;
+mod listeners;
 mod ownership;
 mod papers;
 mod paths;

@@ -7,6 +7,7 @@ mod agent;
 mod bans;
 mod hand_over;
 mod hooks;
+mod listeners;
 mod namespace;
 mod reject;
 mod rights;

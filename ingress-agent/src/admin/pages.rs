@@ -176,7 +176,7 @@ fn config(state: &AdminState) -> Page {
     let published = state.published.load();
     Page::json(&ConfigPage {
         generation: published.generation,
-        settings: &state.config,
+        settings: &state.config.load(),
         snapshot: published.snapshot.view(state.epoch.elapsed()),
     })
 }

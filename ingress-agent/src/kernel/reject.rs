@@ -7,6 +7,7 @@ mod attach;
 mod auto;
 mod ground;
 mod links;
+mod listeners;
 mod local;
 mod sample;
 mod tables;

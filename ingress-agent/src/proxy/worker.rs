@@ -7,7 +7,7 @@ use std::io;
 use std::net::{IpAddr, SocketAddr};
 use std::rc::Rc;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicU16, AtomicUsize, Ordering};
 use std::time::{Duration, Instant, SystemTime};
 
 use arc_swap::ArcSwap;
@@ -53,7 +53,7 @@ pub struct Shared {
     /// Open client connections of the whole process.
     pub connections: AtomicUsize,
     /// Where clients reach us by HTTPS.
-    pub https_port: u16,
+    pub https_port: AtomicU16,
     pub started: Instant,
 }
 

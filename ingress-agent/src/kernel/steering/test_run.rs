@@ -224,6 +224,7 @@ fn the_program_and_its_model_on_the_host_choose_the_same_slot() {
         };
         let find = |key: ServedKey| {
             steering
+                .plan
                 .entries
                 .iter()
                 .find(|entry| entry.key == key)
