@@ -149,7 +149,10 @@ fn start_in(config: Config, process: Process) -> Result<Running> {
         config,
     });
     let workers = workers::start(&shared, &state, &log_sink, mailboxes)?;
-    let watch = workers::Watch::start(&roster)?;
+    let watch = {
+        let kernel = Arc::clone(&kernel);
+        workers::Watch::start(&roster, move |loads| kernel.set_loads(loads))?
+    };
     let served = Arc::new(ArcSwap::from_pointee(Served::of(&listening)));
     let estate = Estate {
         kernel: Arc::clone(&kernel),

@@ -145,6 +145,15 @@ impl Kernel {
         }
     }
 
+    /// How much each worker has to do; where connections are not steered, nobody wants to know.
+    pub fn set_loads(&self, loads: &[u32]) {
+        if let State::On(steering) = &mut *self.lock()
+            && let Err(trouble) = steering.set_loads(loads)
+        {
+            tracing::debug!("kernel: {trouble}");
+        }
+    }
+
     /// Which addresses are judged from now on.
     pub fn set_listeners(&self, listeners: Vec<Listener>) {
         if let Some(Ok(rejection)) = self.rejection.get() {

@@ -181,7 +181,17 @@ fn what_is_wrong_in_the_file_changes_nothing_and_what_needs_a_restart_is_named()
 fn more_addresses_than_may_be_bound_are_refused_with_the_reason() {
     let manifests = Manifests::new().unwrap();
     let output = Command::new(AGENT)
-        .args(["run", "--http", "127.0.0.1:20000-20100", "--https", "off", "--admin", "off", "--kernel", "off"])
+        .args([
+            "run",
+            "--http",
+            "127.0.0.1:20000-20100",
+            "--https",
+            "off",
+            "--admin",
+            "off",
+            "--kernel",
+            "off",
+        ])
         .arg("--manifests")
         .arg(manifests.path())
         .output()

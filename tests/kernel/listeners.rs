@@ -111,13 +111,19 @@ fn a_range_of_ports_is_served_and_each_port_is_told_from_its_neighbour() -> Done
         for port in [8000, 8057, 8100] {
             let response = get_at(port)?.to_ascii_lowercase();
             anyhow::ensure!(response.starts_with("http/1.1 200"), "{port}: {response}");
-            anyhow::ensure!(response.contains(&format!("\"x-forwarded-port\":[\"{port}\"]")), "{response}");
+            anyhow::ensure!(
+                response.contains(&format!("\"x-forwarded-port\":[\"{port}\"]")),
+                "{response}"
+            );
         }
         anyhow::ensure!(connect(7999).is_err() && connect(8101).is_err());
         Ok(())
     })?;
     let status = site.status(agent.pid())?;
-    let addresses = status["kernel"]["addresses"].as_array().cloned().unwrap_or_default();
+    let addresses = status["kernel"]["addresses"]
+        .as_array()
+        .cloned()
+        .unwrap_or_default();
     assert_eq!(addresses.len(), 101);
     assert_eq!(addresses[57]["steered"], 1, "{status}");
     assert_eq!(addresses[58]["steered"], 0, "{status}");

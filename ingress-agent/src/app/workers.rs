@@ -23,6 +23,9 @@ const WINDOW: Duration = Duration::from_mins(10);
 /// Before a worker is started again, so that a fault at every start does not take all of a core.
 const PAUSE: Duration = Duration::from_millis(100);
 
+/// Every how many looks it is measured what workers have to do.
+const LOADS: u32 = 10;
+
 /// Looks at the workers' queues until it is dropped.
 pub(super) struct Watch {
     stop: Option<Sender<()>>,
@@ -30,13 +33,21 @@ pub(super) struct Watch {
 }
 
 impl Watch {
-    pub(super) fn start(roster: &Arc<Roster>) -> Result<Self> {
+    /// `tell` gets what each worker has to do, when that has changed.
+    pub(super) fn start(roster: &Arc<Roster>, tell: impl Fn(&[u32]) + Send + 'static) -> Result<Self> {
         let (stop, stopped) = channel();
         let roster = Arc::clone(roster);
         let thread = spawn("watch", move || {
             let mut memory = Memory::default();
+            let mut ticks = 0u32;
             while stopped.recv_timeout(TICK) == Err(RecvTimeoutError::Timeout) {
                 roster.look(&mut memory);
+                ticks = ticks.wrapping_add(1);
+                if ticks.is_multiple_of(LOADS)
+                    && let Some(loads) = roster.loads(&mut memory)
+                {
+                    tell(&loads);
+                }
             }
         })?;
         Ok(Self {
@@ -156,7 +167,7 @@ mod tests {
             .unwrap();
         let mut taken = 0;
         let ended = keep_running(0, &roster, || {
-            let _watch = Watch::start(&roster).unwrap();
+            let _watch = Watch::start(&roster, |_| {}).unwrap();
             let _clients = [(); 4].map(|()| TcpStream::connect(address).unwrap());
             while taken < 4 {
                 roster.take(1, |_, _, _| {

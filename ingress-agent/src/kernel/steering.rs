@@ -8,7 +8,7 @@ use std::fs::File;
 use std::net::{IpAddr, Ipv6Addr, SocketAddr, TcpListener};
 
 use aya::Ebpf;
-use aya::maps::{HashMap, MapData, PerCpuArray, SockMap};
+use aya::maps::{Array, HashMap, MapData, PerCpuArray, SockMap};
 use aya::programs::SkLookup;
 use aya::programs::sk_lookup::SkLookupLink;
 use ingress_common::abi::{
@@ -43,6 +43,7 @@ pub struct Steering {
     link: Option<SkLookupLink>,
     served: HashMap<MapData, ServedKey, Served>,
     counts: PerCpuArray<MapData, SteerCounts>,
+    loads: Array<MapData, u32>,
     /// Keeps the slots; the sockets themselves are the workers'.
     sockets: SockMap<MapData>,
     plan: Plan,
@@ -92,7 +93,7 @@ pub struct AddressView {
 }
 
 const PROGRAM: &str = "ingress_steer";
-const MAPS: [&str; 3] = ["SERVED", "SOCKETS", "STEER_COUNTS"];
+const MAPS: [&str; 4] = ["SERVED", "SOCKETS", "LOADS", "STEER_COUNTS"];
 
 impl Steering {
     /// Loads and fills everything and tries to attach, but leaves all traffic where it is.
@@ -114,6 +115,7 @@ impl Steering {
         let mut steering = Self {
             served: object::take(Hook::Steering, &mut program, "SERVED")?,
             counts: object::take(Hook::Steering, &mut program, "STEER_COUNTS")?,
+            loads: object::take(Hook::Steering, &mut program, "LOADS")?,
             sockets: object::take(Hook::Steering, &mut program, "SOCKETS")?,
             program,
             link: None,
@@ -191,6 +193,17 @@ impl Steering {
     /// One step: from here new connections to every served address come to us.
     pub(super) fn attach(&mut self) -> Result<(), Trouble> {
         self.link = Some(attach(&mut self.program)?);
+        Ok(())
+    }
+
+    /// How much each worker has to do, in steps that are only compared: of two that a new connection could go to, the one with less gets it.
+    pub(super) fn set_loads(&mut self, loads: &[u32]) -> Result<(), Trouble> {
+        for first in self.private.first_slots() {
+            for (slot, load) in (first..).zip(loads) {
+                let set = self.loads.set(slot, load, 0);
+                set.map_err(|error| Trouble::from_aya(Hook::Steering, Step::Fill, &error))?;
+            }
+        }
         Ok(())
     }
 

@@ -8,11 +8,12 @@ use std::io;
 use std::net::{SocketAddr, TcpListener};
 use std::os::fd::AsFd as _;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
+use std::sync::atomic::{AtomicBool, AtomicI32, AtomicU64, Ordering::Relaxed};
 use std::time::{Duration, Instant};
 
 use arc_swap::{ArcSwap, ArcSwapOption, Guard};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::thread::gettid;
 use tokio::sync::Notify;
 
 use crate::telemetry::record::Listener;
@@ -40,6 +41,8 @@ pub(crate) struct Seat {
     accepted: AtomicU64,
     /// What waits in its queues is anybody's. Until it comes by itself.
     stalled: AtomicBool,
+    /// The thread's id; 0 before it runs.
+    thread: AtomicI32,
     /// There is something to do: see [`Seat::called`].
     call: Notify,
 }
@@ -177,6 +180,29 @@ impl Roster {
         }
     }
 
+    /// How much each worker has to do, when that has changed: eighths of its time, in which it ran or waited for a core, and more than all of it
+    /// where it does not come to its connections.
+    pub fn loads(&self, memory: &mut Memory) -> Option<Vec<u32>> {
+        let now = Instant::now();
+        let since = memory.measured.replace(now).map(|before| now - before);
+        memory.seats.resize_with(self.seats.len(), Seen::default);
+        let seats = self.seats.iter().zip(&mut memory.seats);
+        let measure = |(seat, seen): (&Seat, &mut Seen)| {
+            let busy = busy(seat.thread.load(Relaxed));
+            let more = busy.saturating_sub(std::mem::replace(&mut seen.busy, busy));
+            match since {
+                _ if seat.stalled.load(Relaxed) => EIGHTHS + 1,
+                Some(since) => eighths(more, since),
+                None => 0,
+            }
+        };
+        let loads: Vec<_> = seats.map(measure).collect();
+        (loads != memory.loads).then(|| {
+            memory.loads.clone_from(&loads);
+            loads
+        })
+    }
+
     /// Workers in one of whose queues something waits.
     fn waiting(&self) -> Vec<usize> {
         let mut sockets = Vec::new();
@@ -201,6 +227,25 @@ impl Roster {
     }
 }
 
+const EIGHTHS: u32 = 8;
+
+/// Coarse, so that workers with about as much to do count as equal and connections stay spread by hash.
+fn eighths(busy: Duration, of: Duration) -> u32 {
+    let part = busy.as_nanos() * u128::from(EIGHTHS) / of.as_nanos().max(1);
+    u32::try_from(part).unwrap_or(EIGHTHS).min(EIGHTHS)
+}
+
+/// For how long a thread has run or waited for a core; nothing where the kernel does not tell.
+fn busy(thread: i32) -> Duration {
+    let line = std::fs::read_to_string(format!("/proc/self/task/{thread}/schedstat")).unwrap_or_default();
+    // Documentation/scheduler/sched-stats.rst: time on the cpu, time on a run queue, both in nanoseconds; time slices.
+    let times = line
+        .split_whitespace()
+        .take(2)
+        .filter_map(|time| time.parse::<u64>().ok());
+    Duration::from_nanos(times.sum())
+}
+
 /// From one queue before the others get their turn.
 const AT_ONCE: usize = 16;
 
@@ -214,6 +259,11 @@ impl Seat {
     pub(crate) async fn called(&self) {
         self.call.notified().await;
         self.stalled.store(false, Relaxed);
+    }
+
+    /// It is this thread's from now on.
+    pub(crate) fn sit_down(&self) {
+        self.thread.store(gettid().as_raw_pid(), Relaxed);
     }
 
     pub(crate) fn accepted(&self) {
@@ -246,6 +296,8 @@ impl Post {
 #[derive(Debug, Default)]
 pub struct Memory {
     seats: Vec<Seen>,
+    measured: Option<Instant>,
+    loads: Vec<u32>,
 }
 
 #[derive(Debug, Default)]
@@ -255,6 +307,7 @@ struct Seen {
     /// A stall that goes on.
     since: Option<Instant>,
     told: bool,
+    busy: Duration,
 }
 
 impl Seen {
@@ -356,5 +409,29 @@ mod tests {
         drop(TcpStream::connect(second).unwrap());
         roster.close(Listener::Http, second);
         assert!(TcpStream::connect(second).is_err());
+    }
+
+    #[test]
+    fn a_worker_that_is_busy_has_more_to_do_than_one_that_waits_and_a_stalled_one_the_most() {
+        let (roster, [first, _]) = two();
+        let mut memory = Memory::default();
+        roster.seat(1).unwrap().sit_down();
+        roster.loads(&mut memory);
+        let begun = Instant::now();
+        while begun.elapsed() < Duration::from_millis(100) {}
+        let loads = roster.loads(&mut memory).unwrap();
+        assert_eq!(loads[0], 0);
+        assert!(loads[1] >= 6, "{loads:?}");
+        let _client = TcpStream::connect(first).unwrap();
+        roster.look(&mut memory);
+        roster.look(&mut memory);
+        assert_eq!(roster.loads(&mut memory).unwrap()[0], EIGHTHS + 1);
+    }
+
+    #[test]
+    fn about_as_much_counts_as_equal() {
+        let second = Duration::from_secs(1);
+        let of = |millis| eighths(Duration::from_millis(millis), second);
+        assert_eq!([0, 120, 130, 500, 999, 5_000].map(of), [0, 0, 1, 4, 7, 8]);
     }
 }

@@ -159,6 +159,7 @@ fn pool_numbers(upstreams: &Upstreams) -> metrics::UpstreamPool {
 async fn serve_listeners(worker: &Rc<Worker>) -> io::Result<()> {
     let roster = Arc::clone(&worker.shared.roster);
     let seat = worker.seat(&roster)?;
+    seat.sit_down();
     let mut drain = worker.drain_watcher();
     let mut accepting = JoinSet::new();
     let mut known: Vec<std::sync::Weak<Post>> = Vec::new();

@@ -57,6 +57,11 @@ impl PrivateListeners {
         Some((group.first_slot, group.slots))
     }
 
+    /// Of each group, with as many slots as there are workers.
+    pub(super) fn first_slots(&self) -> impl Iterator<Item = u32> {
+        self.0.iter().map(|group| group.first_slot)
+    }
+
     /// Those that the workers don't have yet.
     pub(super) fn slots(&self) -> impl Iterator<Item = (u32, &TcpListener)> {
         self.0
