@@ -9,6 +9,7 @@ mod samples;
 
 use std::collections::{HashMap, HashSet};
 use std::net::SocketAddr;
+use std::os::fd::RawFd;
 use std::sync::mpsc::{RecvTimeoutError, Sender, channel};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
@@ -22,6 +23,7 @@ use ingress_core::snapshot::Route;
 
 use crate::kernel::account::Accounting;
 use crate::kernel::account::queues::Queues;
+use crate::telemetry::record::Listener;
 
 pub(crate) use self::desk::listener_tag;
 pub use self::desk::{ClientLine, ClientTcp, Desk, EndpointLine, Finished, LineGuard};
@@ -156,6 +158,13 @@ impl Accounts {
     /// What a worker has of all this.
     pub fn desk(self: &Arc<Self>) -> std::rc::Rc<Desk> {
         Desk::new(Arc::clone(self))
+    }
+
+    /// Before a listening socket's first connection: what it accepts counts from its first packet on.
+    pub(crate) fn listens(&self, listener: Listener, socket: RawFd) {
+        if let Some(kernel) = self.kernel() {
+            kernel.tag(socket, &listener_tag(listener));
+        }
     }
 
     fn kernel(&self) -> Option<&Accounting> {

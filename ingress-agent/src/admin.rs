@@ -4,6 +4,7 @@ mod pages;
 mod server;
 
 use std::collections::BTreeMap;
+use std::net::SocketAddr;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, OnceLock};
 use std::time::{Instant, SystemTime};
@@ -16,6 +17,7 @@ use ingress_core::snapshot::Snapshot;
 use crate::account::Accounts;
 use crate::config::Config;
 use crate::kernel::Kernel;
+use crate::proxy::roster::Roster;
 use crate::source::cluster::counts::SourceCounts;
 use crate::telemetry::access_log;
 use crate::telemetry::metrics::Mailbox;
@@ -56,7 +58,7 @@ impl Published {
 /// What the admin pages are made of. `app` makes it, the publisher keeps it current.
 #[derive(Debug)]
 pub struct AdminState {
-    config: Config,
+    config: ArcSwap<Config>,
     epoch: Instant,
     published: ArcSwap<Published>,
     workers: Vec<Mailbox>,
@@ -71,6 +73,8 @@ pub struct AdminState {
     source: OnceLock<Arc<SourceCounts>>,
     /// Connections by route and endpoint.
     accounts: OnceLock<Arc<Accounts>>,
+    /// The workers' queues.
+    roster: OnceLock<Arc<Roster>>,
 }
 
 impl AdminState {
@@ -84,7 +88,7 @@ impl AdminState {
         epoch: Instant,
     ) -> Arc<Self> {
         Arc::new(Self {
-            config,
+            config: ArcSwap::from_pointee(config),
             epoch,
             published: ArcSwap::from_pointee(Published::nothing()),
             workers,
@@ -96,6 +100,7 @@ impl AdminState {
             dead: OnceLock::new(),
             source: OnceLock::new(),
             accounts: OnceLock::new(),
+            roster: OnceLock::new(),
         })
     }
 
@@ -122,6 +127,21 @@ impl AdminState {
     /// What is known of connections.
     pub fn set_accounts(&self, accounts: Arc<Accounts>) {
         let _ = self.accounts.set(accounts);
+    }
+
+    /// Other addresses are served from now on.
+    pub fn set_addresses(&self, http: Vec<SocketAddr>, https: Vec<SocketAddr>) {
+        let config = Config::clone(&self.config.load());
+        self.config.store(Arc::new(Config {
+            http,
+            https,
+            ..config
+        }));
+    }
+
+    /// Where the workers' listening sockets are.
+    pub fn set_roster(&self, roster: Arc<Roster>) {
+        let _ = self.roster.set(roster);
     }
 
     /// The signal to stop has come: not ready any more, still healthy.

@@ -4,14 +4,16 @@
 
 mod accounting;
 mod control;
+mod listeners;
 mod rejection;
 mod serving;
 mod succession;
+mod workers;
 
 use std::io;
 use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::sync::Arc;
-use std::sync::atomic::AtomicUsize;
+use std::sync::atomic::{AtomicU16, AtomicUsize};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
@@ -21,7 +23,8 @@ use ingress_core::filter::Forwarding;
 use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 use tokio::signal::unix::{Signal, SignalKind, signal};
 
-use self::control::{Publication, Vital, spawn, start_publisher};
+use self::control::{Publication, start_publisher};
+use self::listeners::{Listeners, Served, Stamps};
 use self::serving::Serving;
 use self::succession::{Estate, Succession};
 use crate::account::Accounts;
@@ -31,8 +34,9 @@ use crate::config::Config;
 use crate::drain::Drain;
 use crate::kernel::Kernel;
 use crate::live::Live;
+use crate::proxy::roster::Roster;
 use crate::proxy::upstream::IdleBudget;
-use crate::proxy::worker::{self, Equipment, Shared};
+use crate::proxy::worker::Shared;
 use crate::proxy::{tls, wire};
 use crate::telemetry::access_log;
 use crate::telemetry::metrics::{self, LiveSeries};
@@ -40,16 +44,19 @@ use crate::tickets::{self, TicketKeys};
 
 /// A serving agent.
 pub struct Running {
+    /// As at the start, as `https`.
     pub http: Vec<SocketAddr>,
     pub https: Vec<SocketAddr>,
     pub admin: Option<SocketAddr>,
     pub live: Arc<ArcSwap<Live>>,
     pub state: Arc<AdminState>,
+    listeners: Listeners,
     kernel: Arc<Kernel>,
     succession: Option<Succession>,
     drain: Arc<Drain>,
     drain_timeout: Duration,
     workers: Vec<JoinHandle<()>>,
+    watch: workers::Watch,
     publication: Publication,
     admin_server: admin::Running,
     access_log: access_log::Writer,
@@ -82,7 +89,7 @@ fn start_in(config: Config, process: Process) -> Result<Running> {
         https,
         sockets,
         kernel,
-        all_steered,
+        listening,
     } = serving::bind(&config)?;
     let rejection = rejection::prepare(&config, &http, &https)?;
     kernel.set_rejection(rejection.clone());
@@ -98,20 +105,25 @@ fn start_in(config: Config, process: Process) -> Result<Running> {
     let (log_sink, access_log) =
         access_log::start(config.access_log).context("the access log cannot be started")?;
     let series = Arc::new(ArcSwap::from_pointee(LiveSeries::default()));
-    let (mailboxes, inboxes): (Vec<_>, Vec<_>) = (0..config.workers).map(|_| metrics::mailbox()).unzip();
+    let mailboxes: Vec<_> = (0..config.workers).map(|_| metrics::mailbox()).collect();
+    let roster = Roster::new(config.workers);
+    roster
+        .open(sockets)
+        .context("the listening sockets cannot be shared")?;
     let state = AdminState::new(
         config.clone(),
-        mailboxes,
+        mailboxes.iter().map(|(mailbox, _)| mailbox.clone()).collect(),
         log_sink.counts(),
         Arc::clone(&series),
         Arc::clone(&kernel),
         started,
     );
     state.set_accounts(Arc::clone(&accounts));
-    let listeners: Vec<_> = http.iter().chain(&https).chain(&admin_address).copied().collect();
+    state.set_roster(Arc::clone(&roster));
+    let addresses: Vec<_> = http.iter().chain(&https).chain(&admin_address).copied().collect();
     // Before the first state, which a cluster may take its time for: the probes are told why.
     let admin_server = admin_server.start(Arc::clone(&state))?;
-    let publication = start_publisher(&config, &state, &series, (started, &listeners), rejection.ok())?;
+    let publication = start_publisher(&config, &state, &series, (started, &addresses), rejection.ok())?;
     let live = Arc::clone(&publication.live);
     let drain = Arc::new(Drain::default());
     let drain_timeout = config.drain_timeout;
@@ -130,42 +142,42 @@ fn start_in(config: Config, process: Process) -> Result<Running> {
         series,
         drain: Arc::clone(&drain),
         penalties: bans.penalties(),
+        roster: Arc::clone(&roster),
         connections: AtomicUsize::new(0),
-        https_port: redirect_port(&config, &https),
+        https_port: AtomicU16::new(redirect_port(&config, &https)),
         started,
         config,
     });
-    let mut workers = Vec::new();
-    for (index, (sockets, inbox)) in sockets.into_iter().zip(inboxes).enumerate() {
-        let equipment = Equipment {
-            shared: Arc::clone(&shared),
-            sockets,
-            access_log: log_sink.clone(),
-            inbox,
-        };
-        let name = format!("worker-{index}");
-        let vital = Vital::new(&name, &state);
-        workers.push(spawn(&name, move || {
-            if let Err(error) = worker::run(equipment) {
-                tracing::error!(%error, "a worker has ended; its connections are lost");
-                vital.failed();
-            }
-        })?);
-    }
+    let workers = workers::start(&shared, &state, &log_sink, mailboxes)?;
+    let watch = {
+        let kernel = Arc::clone(&kernel);
+        workers::Watch::start(&roster, move |loads| kernel.set_loads(loads))?
+    };
+    let served = Arc::new(ArcSwap::from_pointee(Served::of(&listening)));
     let estate = Estate {
         kernel: Arc::clone(&kernel),
         state: Arc::clone(&state),
         penalties: bans.penalties(),
-        shared,
+        shared: Arc::clone(&shared),
         tickets,
-        addresses: http.iter().chain(&https).copied().collect(),
-        all_steered,
+        served: Arc::clone(&served),
     };
     let succession = succession::take_over(&estate)?;
     state.set_listening();
+    let listeners = Listeners {
+        kernel: Arc::clone(&kernel),
+        state: Arc::clone(&state),
+        file: Stamps::now(&shared.config),
+        shared,
+        served,
+        publisher: publication.events(),
+        admin: admin_address,
+        listening,
+    };
     Ok(Running {
         http,
         https,
+        listeners,
         kernel,
         succession,
         admin: admin_address,
@@ -174,6 +186,7 @@ fn start_in(config: Config, process: Process) -> Result<Running> {
         drain,
         drain_timeout,
         workers,
+        watch,
         publication,
         admin_server,
         access_log,
@@ -206,6 +219,7 @@ impl Running {
         for worker in self.workers {
             let _ = worker.join();
         }
+        drop(self.watch);
         self.kernel.let_go("the agent has ended");
         drop(self.succession);
         self.accounts.stop();
@@ -223,11 +237,16 @@ pub fn run(config: Config) -> Result<()> {
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()?;
-    let running = start_in(config, Process::Ours)?;
+    let mut running = start_in(config, Process::Ours)?;
     announce(&running);
     // Once for both signals: a second one that comes at once must not fall between two pairs of ears.
     let mut signals = runtime.block_on(async { Signals::new() })?;
-    runtime.block_on(signals.next());
+    while let Some(order) = runtime.block_on(signals.next_order()) {
+        match order {
+            Order::Reload => running.listeners.reload(),
+            Order::Look => running.listeners.look(),
+        }
+    }
     tracing::info!("stopping: open requests may finish; a second signal ends at once");
     let draining = std::thread::spawn(move || running.shutdown());
     runtime.block_on(async {
@@ -248,8 +267,20 @@ pub fn run(config: Config) -> Result<()> {
     Ok(())
 }
 
-/// SIGTERM and SIGINT.
+/// What there is to do while it serves.
+enum Order {
+    /// SIGHUP.
+    Reload,
+    /// From time to time.
+    Look,
+}
+
+/// How often the file of settings is looked at.
+const LOOK_AT_FILE: Duration = Duration::from_secs(1);
+
+/// SIGTERM and SIGINT to end; SIGHUP to read the settings again.
 struct Signals {
+    hang_up: Signal,
     terminate: Signal,
     interrupt: Signal,
 }
@@ -258,9 +289,21 @@ impl Signals {
     /// Must run on a runtime.
     fn new() -> io::Result<Self> {
         Ok(Self {
+            hang_up: signal(SignalKind::hangup())?,
             terminate: signal(SignalKind::terminate())?,
             interrupt: signal(SignalKind::interrupt())?,
         })
+    }
+
+    /// `None`: it is to end.
+    async fn next_order(&mut self) -> Option<Order> {
+        tokio::select! {
+            biased;
+            _ = self.terminate.recv() => None,
+            _ = self.interrupt.recv() => None,
+            _ = self.hang_up.recv() => Some(Order::Reload),
+            () = tokio::time::sleep(LOOK_AT_FILE) => Some(Order::Look),
+        }
     }
 
     async fn next(&mut self) {
@@ -279,14 +322,6 @@ fn announce(running: &Running) {
         .routes()
         .map(|route| route.host.to_string())
         .collect();
-    let list = |addresses: &[SocketAddr]| {
-        let texts: Vec<_> = addresses.iter().map(ToString::to_string).collect();
-        if texts.is_empty() {
-            "off".to_owned()
-        } else {
-            texts.join(", ")
-        }
-    };
     tracing::info!(
         http = list(&running.http),
         https = list(&running.https),
@@ -313,6 +348,24 @@ fn announce(running: &Running) {
             String::new()
         }
     );
+}
+
+/// `off`: there are none. Ports that follow each other are shown as a range.
+fn list(addresses: &[SocketAddr]) -> String {
+    let follows = |before: &SocketAddr, next: &SocketAddr| {
+        before.ip() == next.ip() && before.port().checked_add(1) == Some(next.port())
+    };
+    let mut texts = Vec::new();
+    for run in addresses.chunk_by(follows) {
+        match run {
+            [first, _, .., last] => texts.push(format!("{first}-{}", last.port())),
+            few => texts.extend(few.iter().map(ToString::to_string)),
+        }
+    }
+    if texts.is_empty() {
+        texts.push("off".to_owned());
+    }
+    texts.join(", ")
 }
 
 /// Hosts that the line at the start names.

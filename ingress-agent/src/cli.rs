@@ -47,7 +47,8 @@ Examples:
   ingress-agent run --manifests ./site --trusted-proxies 10.0.0.0/8 --proxy-protocol on
   INGRESS_AGENT_ACCESS_LOG=errors ingress-agent run --config agent.yaml
 
-Signals: SIGTERM and SIGINT end the agent orderly (see --drain-timeout).
+Signals: SIGTERM and SIGINT end the agent orderly (see --drain-timeout). SIGHUP reads the file of --config again, which is also done when it
+changes: http and https take effect at once; what needs a restart is named in the log.
 
 Exit codes:
   0  ended orderly

@@ -6,6 +6,7 @@
 pub mod docs;
 pub mod file;
 pub mod flags;
+mod typed;
 pub mod units;
 
 use std::fmt;
@@ -20,6 +21,7 @@ use ipnet::IpNet;
 use serde::Serialize;
 
 pub use file::FileError;
+pub use typed::Typed;
 pub use units::{Address, BackendName, ObjectName, Sample};
 
 use crate::translate;
@@ -58,6 +60,8 @@ pub struct Config {
     pub kernel: Kernel,
     pub bans: Bans,
     pub log: Log,
+    #[serde(skip)]
+    pub typed: Typed,
 }
 
 /// Where objects come from.

@@ -19,13 +19,14 @@ use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::time::Duration;
 
 use ingress_common::abi::WHOLE;
+use ingress_core::datapath::Listener;
 use serde::{Deserialize, Serialize};
 
 use self::account::queues::{Queues, QueuesView};
 use self::account::{AccountView, Accounting};
 use self::reject::{RejectView, Rejection};
 use self::rights::{Need, Rights, RightsView};
-use self::steering::{AddressView, Steering};
+use self::steering::{AddressView, Sockets, Steering, Wanted};
 pub use self::trouble::{Cause, Hook, Step, Trouble};
 
 /// All hooks of this process. Shared by whoever shows, counts or changes them; no request ever asks.
@@ -124,6 +125,49 @@ impl Kernel {
     /// Whether there is anything to put in force.
     pub fn is_prepared(&self) -> bool {
         matches!(*self.lock(), State::Prepared(_))
+    }
+
+    /// Whether addresses are steered just now.
+    pub fn is_steering(&self) -> bool {
+        matches!(*self.lock(), State::On(_))
+    }
+
+    /// Private listeners for what is to be steered and whose kind or family is new: the workers have to have them before [`Self::serve`].
+    ///
+    /// # Errors
+    /// When steering is off (`None`), or there can't be any.
+    pub fn make_room(&self, wanted: &[Wanted]) -> Result<Sockets, Option<Trouble>> {
+        match &mut *self.lock() {
+            State::On(steering) => steering.make_room(wanted).map_err(Some),
+            State::Off(_) | State::Prepared(_) => Err(None),
+        }
+    }
+
+    /// Steers these addresses and no others, by a change of the map: no connection is touched.
+    ///
+    /// # Errors
+    /// When steering is off (`None`), or the kernel refuses the change: then all is as before.
+    pub fn serve(&self, wanted: &[Wanted]) -> Result<(), Option<Trouble>> {
+        match &mut *self.lock() {
+            State::On(steering) => steering.serve(wanted).map_err(Some),
+            State::Off(_) | State::Prepared(_) => Err(None),
+        }
+    }
+
+    /// How much each worker has to do; where connections are not steered, nobody wants to know.
+    pub fn set_loads(&self, loads: &[u32]) {
+        if let State::On(steering) = &mut *self.lock()
+            && let Err(trouble) = steering.set_loads(loads)
+        {
+            tracing::debug!("kernel: {trouble}");
+        }
+    }
+
+    /// Which addresses are judged from now on.
+    pub fn set_listeners(&self, listeners: Vec<Listener>) {
+        if let Some(Ok(rejection)) = self.rejection.get() {
+            rejection.set_listeners(listeners);
+        }
     }
 
     /// Puts the hooks in force: from now on new connections come. Before it, each private listener has to answer a request.

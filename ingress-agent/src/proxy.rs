@@ -15,6 +15,7 @@ mod prefixed;
 pub mod proxy_protocol;
 mod refused;
 mod request;
+pub mod roster;
 mod serve;
 pub mod tls;
 mod tunnel;

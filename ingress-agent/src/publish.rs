@@ -62,6 +62,8 @@ pub enum Event {
     Source(SourceState),
     /// Addresses of ExternalName Services.
     Resolved(Answers),
+    /// Where we listen from now on.
+    Listeners(Vec<SocketAddr>),
     Stop,
 }
 
@@ -176,10 +178,19 @@ impl Publisher {
                 match event {
                     Event::Source(state) => newest = Some(state),
                     Event::Resolved(resolved) => answers = Some(resolved),
+                    Event::Listeners(listeners) => self.listen(listeners),
                     Event::Stop => return,
                 }
             }
             self.apply(newest, answers);
+        }
+    }
+
+    /// An endpoint may be ourselves now that was not before, or the other way round.
+    fn listen(&mut self, listeners: Vec<SocketAddr>) {
+        self.ourselves.listen(listeners);
+        if self.live.load().generation > 0 {
+            self.apply_everything(self.source_diagnostics.clone());
         }
     }
 

@@ -93,6 +93,20 @@ pub const fn slot(served: &Served, start: u32, attempt: u32) -> u32 {
         .wrapping_add(start.wrapping_add(attempt) % count)
 }
 
+/// Where to start instead: of the two slots that a connection's hash names, the one whose worker has less to do. What has as much keeps
+/// connections spread by hash alone.
+#[inline(always)]
+pub fn lighter(served: &Served, start: u32, load: impl Fn(u32) -> u32) -> u32 {
+    let other = finish(start ^ OTHER_SEED);
+    if load(slot(served, other, 0)) < load(slot(served, start, 0)) {
+        other
+    } else {
+        start
+    }
+}
+
+const OTHER_SEED: u32 = 0x5eed_0002;
+
 /// Where a source stands among [`WHOLE`]: always the same for the same address, whatever agent asks, so that a share is sticky.
 #[inline(always)]
 pub const fn share_of(source: &Address) -> u32 {
@@ -185,6 +199,23 @@ mod tests {
                 );
             }
         }
+    }
+
+    #[test]
+    fn a_worker_with_more_to_do_gets_only_what_names_nobody_else() {
+        // As many as name it twice: one of sixteen with four slots; the others share the rest.
+        let busy = |slot| u32::from(slot == 9);
+        let mut hits = [0u32; 4];
+        for n in 0..16_000 {
+            let Steer::Take { start } = to_this(&ALL, &from(n, 40_000)) else {
+                panic!("left")
+            };
+            hits[(slot(&ALL, lighter(&ALL, start, busy), 0) - 8) as usize] += 1;
+            assert_eq!(lighter(&ALL, start, |_| 3), start);
+        }
+        assert!((700..1_300).contains(&hits[1]), "{hits:?}");
+        let others = [hits[0], hits[2], hits[3]];
+        assert!(others.iter().all(|hit| (4_500..5_500).contains(hit)), "{hits:?}");
     }
 
     #[test]

@@ -20,6 +20,10 @@ pub static SERVED: HashMap<ServedKey, Served> = HashMap::with_max_entries(MAX_SE
 #[map]
 pub static SOCKETS: SockMap = SockMap::with_max_entries(MAX_SLOTS, 0);
 
+/// How much each socket's worker has to do: only compared. The agent writes.
+#[map]
+pub static LOADS: Array<u32> = Array::with_max_entries(MAX_SLOTS, 0);
+
 /// What became of new connections, by `Served::counter`. The kernel's side writes.
 #[map]
 pub static STEER_COUNTS: PerCpuArray<SteerCounts> = PerCpuArray::with_max_entries(MAX_SERVED, 0);

@@ -10,7 +10,7 @@ use aya_ebpf::programs::SkLookupContext;
 use ingress_common::abi::{Served, SteerCounts};
 use ingress_common::steer::{self, Opening, Steer, mapped};
 
-use crate::maps::{SERVED, SOCKETS, STEER_COUNTS};
+use crate::maps::{LOADS, SERVED, SOCKETS, STEER_COUNTS};
 
 const AF_INET: u32 = 2;
 const IPPROTO_TCP: u32 = 6;
@@ -49,6 +49,7 @@ fn try_steer(context: &SkLookupContext, opening: &Opening) {
 
 #[inline(always)]
 fn take(context: &SkLookupContext, served: &Served, start: u32) {
+    let start = steer::lighter(served, start, |slot| LOADS.get(slot).copied().unwrap_or(0));
     let mut attempt = 0;
     while attempt < steer::TRIES {
         match SOCKETS.redirect_sk_lookup(context, steer::slot(served, start, attempt), FLAGS) {

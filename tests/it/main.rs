@@ -27,6 +27,7 @@ mod heads;
 mod hosts;
 mod lifecycle;
 mod nearness;
+mod listeners;
 mod ownership;
 mod papers;
 mod paths;

@@ -52,7 +52,7 @@ impl Site {
     /// `prefix`: what the agent is started by, such as `setpriv`.
     pub(crate) fn command(&self, prefix: &[&str], flags: &[&str]) -> std::process::Command {
         let mut command = self.net.node.command();
-        let tls: &[&str] = if flags.contains(&"--https") {
+        let tls: &[&str] = if flags.contains(&"--https") || flags.contains(&"--config") {
             &[]
         } else {
             &["--https", "off"]

@@ -7,11 +7,13 @@ mod agent;
 mod bans;
 mod hand_over;
 mod hooks;
+mod listeners;
 mod namespace;
 mod pins;
 mod queues;
 mod reject;
 mod rights;
+mod stalls;
 mod steering;
 mod traffic;
 

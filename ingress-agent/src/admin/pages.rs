@@ -9,7 +9,7 @@ use serde::Serialize;
 use super::AdminState;
 use crate::config::Config;
 use crate::telemetry::metrics::collect::collect;
-use crate::telemetry::metrics::render::{self, Format, Process};
+use crate::telemetry::metrics::render::{self, Format, Process, Queues};
 
 /// An answer of the admin address.
 pub(super) struct Page {
@@ -147,12 +147,20 @@ async fn metrics(headers: &HeaderMap, state: &AdminState) -> Page {
         draining: state.draining.load(Ordering::Relaxed),
         source: state.source.get().map(AsRef::as_ref),
         kernel: &state.kernel.view(),
+        queues: queues(state),
     };
     Page {
         status: StatusCode::OK,
         content_type: format.content_type(),
         body: render::render(format, &collected, &process),
     }
+}
+
+fn queues(state: &AdminState) -> Queues {
+    state.roster.get().map_or_else(Queues::default, |roster| Queues {
+        taken: roster.taken(),
+        restarts: roster.restarts(),
+    })
 }
 
 /// The whole of `/config`. A snapshot holds no key material, and settings name Secrets without their content.
@@ -168,7 +176,7 @@ fn config(state: &AdminState) -> Page {
     let published = state.published.load();
     Page::json(&ConfigPage {
         generation: published.generation,
-        settings: &state.config,
+        settings: &state.config.load(),
         snapshot: published.snapshot.view(state.epoch.elapsed()),
     })
 }

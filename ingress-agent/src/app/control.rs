@@ -31,6 +31,11 @@ pub(super) struct Publication {
 }
 
 impl Publication {
+    /// The publisher's ear.
+    pub(super) fn events(&self) -> mpsc::Sender<Event> {
+        self.events.clone()
+    }
+
     /// Ends source and publisher, and waits for both.
     pub(super) fn stop(self) {
         if let Some(status) = self.status {

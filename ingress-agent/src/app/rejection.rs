@@ -100,17 +100,22 @@ fn check(reject: &Reject, http: &[SocketAddr], https: &[SocketAddr]) -> Result<(
     Ok(())
 }
 
-fn wanted(config: &Config, http: &[SocketAddr], https: &[SocketAddr]) -> Wanted {
-    let reject = &config.kernel.reject;
+/// What is judged, and how.
+pub(super) fn listeners(config: &Config, http: &[SocketAddr], https: &[SocketAddr]) -> Vec<Listener> {
     let proxy_protocol = config.proxy_protocol == ProxyProtocol::On;
     let listener = |address: &SocketAddr, tls| Listener {
         address: *address,
         tls,
         proxy_protocol,
-        sources: of_listener(reject, *address, tls),
+        sources: of_listener(&config.kernel.reject, *address, tls),
     };
     let plain = http.iter().map(|address| listener(address, false));
     let encrypted = https.iter().map(|address| listener(address, true));
+    plain.chain(encrypted).collect()
+}
+
+fn wanted(config: &Config, http: &[SocketAddr], https: &[SocketAddr]) -> Wanted {
+    let reject = &config.kernel.reject;
     Wanted {
         interfaces: reject.interfaces.clone(),
         tc: reject.tc,
@@ -129,7 +134,7 @@ fn wanted(config: &Config, http: &[SocketAddr], https: &[SocketAddr]) -> Wanted 
         by_source: Rate::new(reject.by_source, reject.by_source),
         in_total: Rate::new(reject.in_total, reject.in_total),
         ground: Ground {
-            listeners: plain.chain(encrypted).collect(),
+            listeners: listeners(config, http, https),
             local: local_addresses(),
             // Who names the loopback interface wants its traffic judged.
             loopback: reject.interfaces.iter().any(|interface| interface == "lo"),

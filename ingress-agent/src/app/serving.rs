@@ -8,7 +8,7 @@ use ingress_common::abi::WHOLE;
 
 use crate::admin;
 use crate::config::{Config, HookMode};
-use crate::kernel::steering::{Steering, Wanted};
+use crate::kernel::steering::{Sockets, Steering, Wanted};
 use crate::kernel::{Kernel, Off, port_owner};
 use crate::proxy::listener::{self, BoundListener, Owner};
 use crate::telemetry::record::Listener;
@@ -17,10 +17,44 @@ use crate::telemetry::record::Listener;
 pub(super) struct Serving {
     pub(super) http: Vec<SocketAddr>,
     pub(super) https: Vec<SocketAddr>,
-    pub(super) sockets: Vec<Vec<(Listener, TcpListener)>>,
+    pub(super) sockets: Sockets,
     pub(super) kernel: Arc<Kernel>,
-    /// Every address is served by steering: a newer agent can take all of it over.
-    pub(super) all_steered: bool,
+    pub(super) listening: Vec<Listening>,
+}
+
+/// One served address.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Listening {
+    pub(super) listener: Listener,
+    /// As the settings have it.
+    pub(super) asked: SocketAddr,
+    /// With the real port when port 0 was asked for.
+    pub(super) address: SocketAddr,
+    pub(super) by: By,
+}
+
+/// How the kernel brings connections to a served address.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum By {
+    Steering {
+        /// Loopback addresses too, where the address means all.
+        loopback: bool,
+    },
+    Binding,
+}
+
+impl Listening {
+    /// `None`: it is bound.
+    pub(super) fn wanted(&self) -> Option<Wanted> {
+        match self.by {
+            By::Steering { loopback } => Some(Wanted {
+                listener: self.listener,
+                address: self.address,
+                loopback,
+            }),
+            By::Binding => None,
+        }
+    }
 }
 
 /// Nobody is served before [`Kernel::take_traffic`] where addresses are steered; what is bound, queues at once.
@@ -28,59 +62,94 @@ pub(super) fn bind(config: &Config) -> Result<Serving> {
     let (steerable, mut bindable): (Vec<_>, Vec<_>) = addresses(config)
         .into_iter()
         .partition(|(_, address)| config.kernel.steering != HookMode::Off && address.port() != 0);
+    let mut listening = Vec::new();
     let (kernel, mut sockets) = match steer(config, &steerable)? {
-        Ok((steering, sockets)) => (Kernel::prepared(steering), sockets),
+        Ok(((steering, sockets), wanted)) => {
+            listening.extend(wanted.iter().map(steered));
+            (Kernel::prepared(steering), sockets)
+        }
         Err(why) => {
             bindable.splice(0..0, steerable.iter().copied());
             let sockets = (0..config.workers).map(|_| Vec::new()).collect();
             (Kernel::off(why), sockets)
         }
     };
-    let mut serving = Serving {
-        http: Vec::new(),
-        https: Vec::new(),
-        sockets: Vec::new(),
-        all_steered: kernel.is_prepared() && bindable.is_empty(),
-        kernel: Arc::new(kernel),
-    };
-    if serving.kernel.is_prepared() {
-        for (listener, address) in steerable {
-            serving.list(listener).push(address);
-        }
+    if bindable.len() > MOST_BOUND {
+        let why = match &kernel.view().steering.reason {
+            why if why.is_empty() => String::new(),
+            why => format!(" (it is off: {why})"),
+        };
+        bail!(
+            "{} addresses would have to be bound, each with a socket a worker: at most {MOST_BOUND} are; steering serves more{why}",
+            bindable.len()
+        );
     }
     for (kind, address) in bindable {
-        let bound = BoundListener::bind(kind, address, config.workers)
-            .with_context(|| format!("{}{}", busy(kind.as_str(), address), who_has(address)))?;
-        serving.list(kind).push(bound.address);
-        for (worker, socket) in sockets.iter_mut().zip(bound.sockets) {
+        let (bound, of_workers) = bind_one(kind, address, config.workers)?;
+        listening.push(bound);
+        for (worker, socket) in sockets.iter_mut().zip(of_workers) {
             worker.push((kind, socket));
         }
     }
-    serving.sockets = sockets;
-    Ok(serving)
+    Ok(Serving {
+        http: of(&listening, Listener::Http),
+        https: of(&listening, Listener::Https),
+        sockets,
+        kernel: Arc::new(kernel),
+        listening,
+    })
 }
 
-impl Serving {
-    fn list(&mut self, listener: Listener) -> &mut Vec<SocketAddr> {
-        match listener {
-            Listener::Http => &mut self.http,
-            Listener::Https => &mut self.https,
-        }
+/// Addresses that are bound, where steering does not serve them.
+pub(super) const MOST_BOUND: usize = 64;
+
+/// The addresses of one kind.
+pub(super) fn of(listening: &[Listening], kind: Listener) -> Vec<SocketAddr> {
+    let of_kind = listening.iter().filter(|listening| listening.listener == kind);
+    of_kind.map(|listening| listening.address).collect()
+}
+
+pub(super) fn steered(wanted: &Wanted) -> Listening {
+    Listening {
+        listener: wanted.listener,
+        asked: wanted.address,
+        address: wanted.address,
+        by: By::Steering {
+            loopback: wanted.loopback,
+        },
     }
 }
 
-fn addresses(config: &Config) -> Vec<(Listener, SocketAddr)> {
+/// Sockets for every worker.
+pub(super) fn bind_one(
+    listener: Listener,
+    asked: SocketAddr,
+    workers: usize,
+) -> Result<(Listening, Vec<TcpListener>)> {
+    let bound = BoundListener::bind(listener, asked, workers)
+        .with_context(|| format!("{}{}", busy(listener.as_str(), asked), who_has(asked)))?;
+    let listening = Listening {
+        listener,
+        asked,
+        address: bound.address,
+        by: By::Binding,
+    };
+    Ok((listening, bound.sockets))
+}
+
+/// As the settings have them, for this node.
+pub(super) fn addresses(config: &Config) -> Vec<(Listener, SocketAddr)> {
     let has_ipv6 = listener::has_ipv6();
-    let of = |kind: Listener, addresses: &[SocketAddr]| -> Vec<_> {
+    let usable = |kind: Listener, addresses: &[SocketAddr]| -> Vec<_> {
         let usable = |address: &SocketAddr| (kind, listener::usable(*address, has_ipv6));
         addresses.iter().map(usable).collect()
     };
-    let mut all = of(Listener::Http, &config.http);
-    all.extend(of(Listener::Https, &config.https));
+    let mut all = usable(Listener::Http, &config.http);
+    all.extend(usable(Listener::Https, &config.https));
     all
 }
 
-type Steered = (Steering, Vec<Vec<(Listener, TcpListener)>>);
+type Steered = ((Steering, Sockets), Vec<Wanted>);
 
 /// The inner error is a reason to bind instead; the outer one to give up.
 fn steer(config: &Config, addresses: &[(Listener, SocketAddr)]) -> Result<Result<Steered, Off>> {
@@ -97,7 +166,7 @@ fn steer(config: &Config, addresses: &[(Listener, SocketAddr)]) -> Result<Result
         .collect::<Result<_>>()?;
     let share = config.kernel.takeover.parts_of(WHOLE);
     match Steering::prepare(&wanted, config.workers, share) {
-        Ok(steered) => Ok(Ok(steered)),
+        Ok(prepared) => Ok(Ok((prepared, wanted))),
         Err(trouble) if mode == HookMode::On => Err(trouble).context("--kernel-steering is on"),
         Err(trouble) => {
             tracing::info!("{trouble}");
@@ -107,7 +176,7 @@ fn steer(config: &Config, addresses: &[(Listener, SocketAddr)]) -> Result<Result
 }
 
 /// Steering would take a port from whoever has it, without a word. So that happens only when it is asked for.
-fn wanted(mode: HookMode, listener: Listener, address: SocketAddr) -> Result<Wanted> {
+pub(super) fn wanted(mode: HookMode, listener: Listener, address: SocketAddr) -> Result<Wanted> {
     let owner = listener::owner(address);
     if owner == Owner::Somebody && mode != HookMode::On {
         bail!(

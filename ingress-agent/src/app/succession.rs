@@ -1,7 +1,6 @@
 //! Taking over from the agent before and handing over to the one after, where addresses are served by steering.
 
 use std::io;
-use std::net::SocketAddr;
 use std::os::unix::net::UnixStream;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicIsize, Ordering};
@@ -9,8 +8,10 @@ use std::sync::mpsc;
 use std::time::Duration;
 
 use anyhow::Result;
+use arc_swap::ArcSwap;
 use ingress_common::abi::WHOLE;
 
+use super::listeners::Served;
 use crate::admin::AdminState;
 use crate::bans::{LONGEST_BAN, Penalties};
 use crate::kernel::Kernel;
@@ -26,9 +27,7 @@ pub(super) struct Estate {
     pub(super) shared: Arc<Shared>,
     pub(super) penalties: Arc<Penalties>,
     pub(super) tickets: Arc<TicketKeys>,
-    pub(super) addresses: Vec<SocketAddr>,
-    /// Every address is steered; one that is bound can't be handed over.
-    pub(super) all_steered: bool,
+    pub(super) served: Arc<ArcSwap<Served>>,
 }
 
 impl Estate {
@@ -100,7 +99,7 @@ fn inherit_bans(estate: &Estate, place: &std::path::Path) {
 fn meet(estate: &Estate, place: &std::path::Path, steers: bool) -> io::Result<Succession> {
     // Who does not steer takes nothing over.
     let predecessors = if steers {
-        control::tell_others(place, &estate.addresses)?
+        control::tell_others(place, &estate.served.load().addresses)?
     } else {
         Vec::new()
     };
@@ -184,10 +183,11 @@ impl Heir {
     }
 
     fn retire(&self, successor: Successor) -> Result<(), String> {
-        if !self.estate.all_steered {
+        let served = self.estate.served.load();
+        if !served.all_steered {
             return Err("an address is bound here, and not steered: it cannot be handed over".into());
         }
-        successor.covers(&self.estate.addresses)?;
+        successor.covers(&served.addresses)?;
         let heir = self.clone();
         let thread = std::thread::Builder::new().name("hand-over".into());
         self.watch(1);

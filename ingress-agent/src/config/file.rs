@@ -13,7 +13,7 @@ use serde_saphyr::{Location, Spanned};
 const MAX_FILE_BYTES: u64 = 1 << 20;
 
 /// One key of the file.
-#[derive(Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Setting {
     /// The flag's id.
     pub(super) id: String,

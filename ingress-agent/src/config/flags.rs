@@ -2,6 +2,7 @@
 
 mod bans;
 mod input;
+mod listeners;
 mod reject;
 
 use std::ffi::OsString;
@@ -11,16 +12,16 @@ use std::time::Duration;
 
 use clap::parser::ValueSource;
 use clap::{ArgAction, ArgMatches, Args, Command, FromArgMatches};
-use ipnet::IpNet;
 
 use self::bans::BanFlags;
 use self::input::{Input, Status};
 pub(crate) use self::reject::BPFFS;
+use self::listeners::{Listeners, addresses, one_address};
 use self::reject::RejectFlags;
-use super::units::{self, BackendName, Listen, ObjectName, Sample};
+use super::units::{self, BackendName, ObjectName, Sample};
 use super::{
     AccessLog, AccessLogMode, Classes, Config, ConfigError, HookMode, Kernel, Limits, Log, LogFormat,
-    LogLevel, ProxyProtocol, Served, Upstream, file,
+    LogLevel, ProxyProtocol, Served, Typed, Upstream, file,
 };
 
 /// The settings of `run`.
@@ -78,44 +79,6 @@ pub struct ClassFlags {
     /// Secret with the certificate for TLS names that no other certificate covers: NAMESPACE/NAME.
     #[arg(long, value_name = "SECRET", env = "INGRESS_AGENT_DEFAULT_CERTIFICATE")]
     default_certificate: Option<ObjectName>,
-}
-
-#[derive(Debug, Args)]
-#[command(next_help_heading = "Listeners")]
-struct Listeners {
-    /// Address for plain HTTP: ADDRESS:PORT, :PORT for all addresses, or off. Repeatable.
-    #[arg(long, value_name = "ADDR", env = "INGRESS_AGENT_HTTP", value_delimiter = ',', default_value = "[::]:80", value_parser = units::listen)]
-    http: Vec<Listen>,
-
-    /// Address for HTTPS: ADDRESS:PORT, :PORT for all addresses, or off. Repeatable.
-    #[arg(long, value_name = "ADDR", env = "INGRESS_AGENT_HTTPS", value_delimiter = ',', default_value = "[::]:443", value_parser = units::listen)]
-    https: Vec<Listen>,
-
-    /// Address for health, metrics and the configuration dump, or off. Not for the public: keep it on loopback or behind a network policy.
-    #[arg(long, value_name = "ADDR", env = "INGRESS_AGENT_ADMIN", default_value = "127.0.0.1:9090", value_parser = units::listen)]
-    admin: Listen,
-
-    /// Unix socket for the same pages, for `ingress-agent probe`. With it, an admin address that another process has is taken when it becomes free
-    /// and does not keep the agent from starting. [default: none]
-    #[arg(long, value_name = "FILE", env = "INGRESS_AGENT_ADMIN_SOCKET")]
-    admin_socket: Option<PathBuf>,
-
-    /// Port that redirects from HTTP to HTTPS name, when clients reach HTTPS on another one than the agent listens on; 443 stays out of URLs. [default: the port of the first HTTPS address]
-    #[arg(long, value_name = "PORT", env = "INGRESS_AGENT_HTTPS_PORT_IN_REDIRECTS", value_parser = clap::value_parser!(u16).range(1..))]
-    https_port_in_redirects: Option<u16>,
-
-    /// Network (CIDR) or address of load balancers in front: their X-Forwarded-* headers and PROXY protocol are believed. Repeatable. [default: nobody]
-    #[arg(long, value_name = "CIDR", env = "INGRESS_AGENT_TRUSTED_PROXIES", value_delimiter = ',', value_parser = units::network)]
-    trusted_proxies: Vec<IpNet>,
-
-    /// Whether connections from trusted proxies begin with a PROXY protocol header (version 1 or 2): on or off.
-    #[arg(
-        long,
-        value_name = "MODE",
-        env = "INGRESS_AGENT_PROXY_PROTOCOL",
-        default_value = "off"
-    )]
-    proxy_protocol: ProxyProtocol,
 }
 
 #[derive(Debug, Args)]
@@ -335,17 +298,17 @@ pub(super) fn parse(args: Vec<OsString>) -> Result<Config, ConfigError> {
     let Some(path) = typed.get_one::<PathBuf>("config") else {
         return resolve(&typed);
     };
+    let file = Some(path.clone());
     // What the file adds is put in front of the arguments, so that one parser judges all of them alike.
-    let settings = file::read(path, &command()).map_err(ConfigError::File)?;
-    let mut all: Vec<OsString> = settings
-        .into_iter()
-        .filter(|setting| !is_given(&typed, &setting.id))
-        .flat_map(|setting| setting.arguments)
-        .map(OsString::from)
-        .collect();
-    all.extend(args);
+    let mut settings = file::read(path, &command()).map_err(ConfigError::File)?;
+    settings.retain(|setting| !is_given(&typed, &setting.id));
+    let added = settings.iter().flat_map(|setting| setting.arguments.clone());
+    let all: Vec<OsString> = added.map(OsString::from).chain(args.clone()).collect();
     let typed = command().try_get_matches_from(all).map_err(ConfigError::Flag)?;
-    resolve(&typed)
+    Ok(Config {
+        typed: Typed { args, file, settings },
+        ..resolve(&typed)?
+    })
 }
 
 /// As a flag or in the environment; both stand above the file.
@@ -384,7 +347,7 @@ impl RunFlags {
             source,
             http: addresses(&self.listeners.http, "http")?,
             https: addresses(&self.listeners.https, "https")?,
-            admin: addresses(&[self.listeners.admin], "admin")?.pop(),
+            admin: one_address(self.listeners.admin, "admin")?,
             admin_socket: self.listeners.admin_socket,
             workers: self.serving.workers.map_or_else(default_workers, usize::from),
             served,
@@ -407,6 +370,7 @@ impl RunFlags {
                 level: self.logging.log_level,
                 format: self.logging.log_format,
             },
+            typed: Typed::default(),
         })
     }
 }
@@ -470,22 +434,6 @@ impl Logging {
             sample: self.access_log_sample,
         }
     }
-}
-
-fn addresses(listens: &[Listen], name: &str) -> Result<Vec<std::net::SocketAddr>, ConfigError> {
-    let addresses: Vec<_> = listens
-        .iter()
-        .filter_map(|listen| match listen {
-            Listen::On(address) => Some(*address),
-            Listen::Off => None,
-        })
-        .collect();
-    if !addresses.is_empty() && addresses.len() < listens.len() {
-        return Err(ConfigError::Contradiction(format!(
-            "{name} is off and an address at once: expected one or the other"
-        )));
-    }
-    Ok(addresses)
 }
 
 fn default_workers() -> usize {

@@ -247,3 +247,30 @@ fn the_configuration_page_is_what_the_flags_make_it() {
         "run: ingress-agent docs config > docs/configuration.md"
     );
 }
+
+#[test]
+fn a_range_of_ports_is_an_address_for_each_of_them() {
+    let config = config(&[
+        "--http",
+        "10.0.0.5:8000-8002,:80",
+        "--https",
+        "[fd00::5]:8443-8443",
+    ]);
+    let shown: Vec<_> = config.http.iter().map(ToString::to_string).collect();
+    assert_eq!(
+        shown,
+        ["10.0.0.5:8000", "10.0.0.5:8001", "10.0.0.5:8002", "[::]:80"]
+    );
+    assert_eq!(config.https.len(), 1);
+    for wrong in [
+        ":8100-8000",
+        ":0-5",
+        ":8000-",
+        ":1-65535",
+        ":8000-8001-8002",
+        "10.0.0.5-80",
+    ] {
+        assert!(units::listen(wrong).is_err(), "{wrong}");
+    }
+    assert!(refused(&["--manifests=site", "--admin=:9090-9091"]).contains("admin is a range"));
+}

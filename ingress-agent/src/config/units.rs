@@ -56,24 +56,48 @@ pub fn count(text: &str) -> Result<usize, String> {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Listen {
     Off,
-    On(SocketAddr),
+    On {
+        /// With the first port.
+        address: SocketAddr,
+        /// The same but for a range.
+        last_port: u16,
+    },
 }
 
-/// `127.0.0.1:8080`, `[::]:80`, `:80` (all addresses) or `off`.
+/// More are a mistake: each is an address of its own for everything that is told by address.
+const MOST_PORTS: u16 = 256;
+
+/// `127.0.0.1:8080`, `[::]:80`, `:80` (all addresses), `:8000-8100` (a range of ports) or `off`.
 pub fn listen(text: &str) -> Result<Listen, String> {
     if text == "off" {
         return Ok(Listen::Off);
     }
-    let address = match text.strip_prefix(':') {
+    let range = range(text);
+    let single = range.map_or(text, |(single, _)| single);
+    let address = match single.strip_prefix(':') {
         Some(port) => port
             .parse()
             .ok()
             .map(|port: u16| SocketAddr::from((Ipv6Addr::UNSPECIFIED, port))),
-        None => text.parse().ok(),
+        None => single.parse().ok(),
     };
-    address.map(Listen::On).ok_or_else(|| {
-        "expected ADDRESS:PORT such as 127.0.0.1:8080 or [::]:80, :PORT for all addresses, or off".into()
-    })
+    let address: SocketAddr = address.ok_or_else(|| {
+        "expected ADDRESS:PORT such as 127.0.0.1:8080 or [::]:80, :PORT for all addresses, a range of ports as in :8000-8100, or off".to_owned()
+    })?;
+    let last_port = range.map_or(address.port(), |(_, last)| last);
+    if range.is_some() && (address.port() == 0 || last_port < address.port()) {
+        return Err("expected a range from a lower port, not 0, to a higher one".into());
+    }
+    if last_port - address.port() >= MOST_PORTS {
+        return Err(format!("expected a range of at most {MOST_PORTS} ports"));
+    }
+    Ok(Listen::On { address, last_port })
+}
+
+/// `:8000-8100` apart: `:8000` and the last port.
+fn range(text: &str) -> Option<(&str, u16)> {
+    let (single, last) = text.rsplit_once('-')?;
+    Some((single, last.parse().ok()?))
 }
 
 /// `10.0.0.10`, or with a port other than DNS's own: `10.0.0.10:5353`, `[fd00::a]:5353`.

@@ -8,6 +8,7 @@ mod auto;
 mod gate;
 mod ground;
 mod links;
+mod listeners;
 mod local;
 mod pins;
 mod sample;

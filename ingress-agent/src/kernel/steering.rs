@@ -8,7 +8,7 @@ use std::fs::File;
 use std::net::{IpAddr, Ipv6Addr, SocketAddr, TcpListener};
 
 use aya::Ebpf;
-use aya::maps::{HashMap, MapData, PerCpuArray, SockMap};
+use aya::maps::{Array, HashMap, MapData, PerCpuArray, SockMap};
 use aya::programs::SkLookup;
 use aya::programs::sk_lookup::SkLookupLink;
 use ingress_common::abi::{
@@ -43,14 +43,31 @@ pub struct Steering {
     link: Option<SkLookupLink>,
     served: HashMap<MapData, ServedKey, Served>,
     counts: PerCpuArray<MapData, SteerCounts>,
+    loads: Array<MapData, u32>,
     /// Keeps the slots; the sockets themselves are the workers'.
-    _sockets: SockMap<MapData>,
-    entries: Vec<Entry>,
-    /// In the order of `Served::counter`.
-    addresses: Vec<SocketAddr>,
-    private: Vec<SocketAddr>,
+    sockets: SockMap<MapData>,
+    plan: Plan,
+    private: PrivateListeners,
+    workers: usize,
     /// Attaching and changing shares go by descriptors alone.
     needs_no_right: bool,
+}
+
+/// What the map of served addresses says.
+#[derive(Clone, Debug, Default)]
+struct Plan {
+    share: u32,
+    seed: u32,
+    entries: Vec<Entry>,
+    /// In the order of `Served::counter`; a place is free again when its address goes.
+    counted: Vec<Option<Counted>>,
+}
+
+#[derive(Clone, Copy, Debug)]
+struct Counted {
+    address: SocketAddr,
+    /// What its counters said when it got them.
+    before: SteerCounts,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -76,7 +93,7 @@ pub struct AddressView {
 }
 
 const PROGRAM: &str = "ingress_steer";
-const MAPS: [&str; 3] = ["SERVED", "SOCKETS", "STEER_COUNTS"];
+const MAPS: [&str; 4] = ["SERVED", "SOCKETS", "LOADS", "STEER_COUNTS"];
 
 impl Steering {
     /// Loads and fills everything and tries to attach, but leaves all traffic where it is.
@@ -88,20 +105,26 @@ impl Steering {
         load_program(&mut program)?;
         // An attached program without entries leaves everything: what the kernel or a policy refuses shows now, not at the last step.
         drop(attach(&mut program)?);
-        let listeners = PrivateListeners::open(wanted, workers)
-            .map_err(|error| Trouble::io(Hook::Steering, Step::Listen, &error))?;
-        let entries = entries(wanted, &listeners, share)?;
+        let mut private = PrivateListeners::default();
+        private.add(wanted, workers).map_err(listen_trouble)?;
+        let plan = Plan {
+            share: share.min(WHOLE),
+            seed: fastrand::u32(..),
+            ..Plan::default()
+        };
         let mut steering = Self {
             served: object::take(Hook::Steering, &mut program, "SERVED")?,
             counts: object::take(Hook::Steering, &mut program, "STEER_COUNTS")?,
-            _sockets: sockets(&mut program, &listeners)?,
+            loads: object::take(Hook::Steering, &mut program, "LOADS")?,
+            sockets: object::take(Hook::Steering, &mut program, "SOCKETS")?,
             program,
             link: None,
-            entries,
-            addresses: wanted.iter().map(|wanted| wanted.address).collect(),
-            private: listeners.addresses(),
+            plan: plan.next(wanted, &private, |_| SteerCounts::default())?,
+            private,
+            workers,
             needs_no_right: false,
         };
+        steering.fill_slots()?;
         // As at the last step. Before Linux 5.19 all of bpf(2) asks for CAP_BPF where kernel.unprivileged_bpf_disabled is set. Attached while
         // there are no entries, here too: with them every connection of that moment would be ours, and nobody accepts it yet.
         let later = rights::without(|| {
@@ -112,17 +135,57 @@ impl Steering {
         if !steering.needs_no_right {
             steering.fill()?;
         }
-        Ok((steering, listeners.by_worker(workers)))
+        let sockets = steering.private.take_sockets(workers);
+        Ok((steering, sockets))
     }
 
     pub(super) fn needs_no_right(&self) -> bool {
         self.needs_no_right
     }
 
-    /// Every private listener answers a request: workers, parser and configuration are there.
-    pub(super) fn check_itself(&self) -> Result<(), Trouble> {
-        for address in &self.private {
-            private::ask(*address).map_err(|error| Trouble::io(Hook::Steering, Step::Check, &error))?;
+    /// Every private listener answers a request.
+    pub(super) fn check_itself(&mut self) -> Result<(), Trouble> {
+        let answered = self.private.ask();
+        answered.map_err(|error| Trouble::io(Hook::Steering, Step::Check, &error))
+    }
+
+    /// Private listeners of kinds and families that were not served so far, for the workers. Nothing comes there before [`Self::serve`].
+    pub(super) fn make_room(&mut self, wanted: &[Wanted]) -> Result<Sockets, Trouble> {
+        self.private.add(wanted, self.workers).map_err(listen_trouble)?;
+        self.fill_slots()?;
+        Ok(self.private.take_sockets(self.workers))
+    }
+
+    /// From here on these addresses are served and no others, by the map alone. What is open or waits at a worker stays.
+    pub(super) fn serve(&mut self, wanted: &[Wanted]) -> Result<(), Trouble> {
+        self.check_itself()?;
+        let next = self
+            .plan
+            .next(wanted, &self.private, |counter| self.counts(counter))?;
+        let before = std::mem::replace(&mut self.plan, next);
+        if let Err(trouble) = self.fill() {
+            let next = std::mem::replace(&mut self.plan, before);
+            self.remove_all_but(&next.entries);
+            return Err(trouble);
+        }
+        self.remove_all_but(&before.entries);
+        Ok(())
+    }
+
+    /// Of these entries those that the plan doesn't have.
+    fn remove_all_but(&mut self, entries: &[Entry]) {
+        let kept = |key: &ServedKey| self.plan.entries.iter().any(|kept| kept.key == *key);
+        let gone: Vec<_> = entries.iter().filter(|entry| !kept(&entry.key)).collect();
+        for entry in gone {
+            // Not there any more is as good.
+            let _ = self.served.remove(&entry.key);
+        }
+    }
+
+    fn fill_slots(&mut self) -> Result<(), Trouble> {
+        for (slot, socket) in self.private.slots() {
+            let set = self.sockets.set(slot, socket, 0);
+            set.map_err(|error| Trouble::from_aya(Hook::Steering, Step::Fill, &error))?;
         }
         Ok(())
     }
@@ -133,32 +196,39 @@ impl Steering {
         Ok(())
     }
 
+    /// How much each worker has to do, in steps that are only compared: of two that a new connection could go to, the one with less gets it.
+    pub(super) fn set_loads(&mut self, loads: &[u32]) -> Result<(), Trouble> {
+        for first in self.private.first_slots() {
+            for (slot, load) in (first..).zip(loads) {
+                let set = self.loads.set(slot, load, 0);
+                set.map_err(|error| Trouble::from_aya(Hook::Steering, Step::Fill, &error))?;
+            }
+        }
+        Ok(())
+    }
+
     pub(super) fn set_share(&mut self, share: u32) -> Result<(), Trouble> {
-        for entry in &mut self.entries {
-            entry.served.share = share.min(WHOLE);
+        self.plan.share = share.min(WHOLE);
+        for entry in &mut self.plan.entries {
+            entry.served.share = self.plan.share;
         }
         self.fill()
     }
 
     pub(super) fn addresses(&self) -> Vec<AddressView> {
-        let view = |(index, address): (usize, &SocketAddr)| {
-            let of_this = |entry: &&Entry| usize::try_from(entry.served.counter) == Ok(index);
-            let share = self
-                .entries
-                .iter()
-                .find(of_this)
-                .map_or(0, |entry| entry.served.share);
-            let counts = self.counts(index);
-            AddressView {
-                address: *address,
-                share,
-                steered: counts.steered,
-                left: counts.left,
-                unclaimed: counts.unclaimed,
-                refused: counts.refused,
-            }
+        let view = |(index, counted): (usize, &Option<Counted>)| {
+            let Counted { address, before } = (*counted)?;
+            let now = self.counts(index);
+            Some(AddressView {
+                address,
+                share: self.plan.share,
+                steered: now.steered.saturating_sub(before.steered),
+                left: now.left.saturating_sub(before.left),
+                unclaimed: now.unclaimed.saturating_sub(before.unclaimed),
+                refused: now.refused.saturating_sub(before.refused),
+            })
         };
-        self.addresses.iter().enumerate().map(view).collect()
+        self.plan.counted.iter().enumerate().filter_map(view).collect()
     }
 
     /// Summed over the CPUs.
@@ -180,7 +250,7 @@ impl Steering {
     }
 
     fn fill(&mut self) -> Result<(), Trouble> {
-        for Entry { key, served } in &self.entries {
+        for Entry { key, served } in &self.plan.entries {
             let inserted = self.served.insert(key, served, 0);
             inserted.map_err(|error| Trouble::from_aya(Hook::Steering, Step::Fill, &error))?;
         }
@@ -191,7 +261,7 @@ impl Steering {
 impl std::fmt::Debug for Steering {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("Steering")
-            .field("addresses", &self.addresses)
+            .field("addresses", &self.plan.counted)
             .field("attached", &self.link.is_some())
             .finish_non_exhaustive()
     }
@@ -224,45 +294,70 @@ fn program(ebpf: &mut Ebpf) -> Result<&mut SkLookup, Trouble> {
         })
 }
 
-fn sockets(ebpf: &mut Ebpf, listeners: &PrivateListeners) -> Result<SockMap<MapData>, Trouble> {
-    let mut map: SockMap<MapData> = object::take(Hook::Steering, ebpf, "SOCKETS")?;
-    for (slot, socket) in listeners.slots() {
-        map.set(slot, socket, 0)
-            .map_err(|error| Trouble::from_aya(Hook::Steering, Step::Fill, &error))?;
-    }
-    Ok(map)
+fn listen_trouble(error: std::io::Error) -> Trouble {
+    Trouble::io(Hook::Steering, Step::Listen, &error)
 }
 
-/// What the maps say of the wanted addresses.
-fn entries(wanted: &[Wanted], listeners: &PrivateListeners, share: u32) -> Result<Vec<Entry>, Trouble> {
-    let unfit = |what: String| Trouble::unfit(Hook::Steering, Step::Fill, what);
-    let most = usize::try_from(MAX_SERVED).unwrap_or(usize::MAX);
-    if wanted.len() > most {
-        return Err(unfit(format!("{} addresses are more than {most}", wanted.len())));
-    }
-    let seed = fastrand::u32(..);
-    let mut entries: Vec<Entry> = Vec::new();
-    for (counter, wanted) in (0..).zip(wanted) {
-        for (key, is_v6) in keys(wanted.address) {
-            let Some((first_slot, slots)) = listeners.group(wanted.listener, is_v6) else {
-                continue;
-            };
-            if entries.iter().any(|entry| entry.key == key) {
-                return Err(unfit(format!("{} is asked for twice", wanted.address)));
-            }
-            let flags = if wanted.loopback { FLAG_LOOPBACK } else { 0 };
-            let served = Served {
-                first_slot,
-                slots,
-                share: share.min(WHOLE),
-                seed,
-                counter,
-                flags,
-            };
-            entries.push(Entry { key, served });
+impl Plan {
+    /// The same for these addresses. Those that stay keep their counters; `counts` says what a counter begins with.
+    fn next(
+        &self,
+        wanted: &[Wanted],
+        listeners: &PrivateListeners,
+        counts: impl Fn(usize) -> SteerCounts,
+    ) -> Result<Self, Trouble> {
+        let unfit = |what: String| Trouble::unfit(Hook::Steering, Step::Fill, what);
+        let most = usize::try_from(MAX_SERVED).unwrap_or(usize::MAX);
+        if wanted.len() > most {
+            return Err(unfit(format!("{} addresses are more than {most}", wanted.len())));
         }
+        let mut next = Self {
+            entries: Vec::new(),
+            ..self.clone()
+        };
+        for place in &mut next.counted {
+            place.take_if(|counted| wanted.iter().all(|wanted| wanted.address != counted.address));
+        }
+        for wanted in wanted {
+            let counter = next.counter(wanted.address, &counts);
+            for (key, is_v6) in keys(wanted.address) {
+                let Some((first_slot, slots)) = listeners.group(wanted.listener, is_v6) else {
+                    continue;
+                };
+                if next.entries.iter().any(|entry| entry.key == key) {
+                    return Err(unfit(format!("{} is asked for twice", wanted.address)));
+                }
+                let flags = if wanted.loopback { FLAG_LOOPBACK } else { 0 };
+                let served = Served {
+                    first_slot,
+                    slots,
+                    share: self.share,
+                    seed: self.seed,
+                    counter: u32::try_from(counter).map_err(|error| unfit(error.to_string()))?,
+                    flags,
+                };
+                next.entries.push(Entry { key, served });
+            }
+        }
+        Ok(next)
     }
-    Ok(entries)
+
+    /// The place of an address among the counters; a new one gets the first that is free.
+    fn counter(&mut self, address: SocketAddr, counts: &impl Fn(usize) -> SteerCounts) -> usize {
+        let has_it = |place: &Option<Counted>| place.is_some_and(|counted| counted.address == address);
+        if let Some(place) = self.counted.iter().position(has_it) {
+            return place;
+        }
+        let free = self.counted.iter().position(Option::is_none);
+        let place = free.unwrap_or(self.counted.len());
+        let before = counts(place);
+        let counted = Some(Counted { address, before });
+        match self.counted.get_mut(place) {
+            Some(free) => *free = counted,
+            None => self.counted.push(counted),
+        }
+        place
+    }
 }
 
 /// As the program asks for them, each with whether it is IPv6's.
@@ -318,28 +413,50 @@ mod tests {
         assert_eq!(shown("[::1]:81"), [(1, 81, true)]);
     }
 
+    fn plan(wanted: &[Wanted], workers: usize) -> Result<Plan, Trouble> {
+        let mut listeners = PrivateListeners::default();
+        listeners.add(wanted, workers).unwrap();
+        Plan::default().next(wanted, &listeners, |_| SteerCounts::default())
+    }
+
     #[test]
     fn an_address_that_is_asked_for_twice_is_told() {
-        let both = [wanted("[::]:80"), wanted("0.0.0.0:80")];
-        let listeners = PrivateListeners::open(&both, 1).unwrap();
-        let trouble = entries(&both, &listeners, WHOLE).unwrap_err();
+        let trouble = plan(&[wanted("[::]:80"), wanted("0.0.0.0:80")], 1).unwrap_err();
         assert!(
             trouble.to_string().contains("0.0.0.0:80 is asked for twice"),
             "{trouble}"
         );
         let apart = [wanted("0.0.0.0:80"), wanted("10.0.0.5:80"), wanted("0.0.0.0:81")];
-        assert_eq!(entries(&apart, &listeners, WHOLE).unwrap().len(), 3);
+        assert_eq!(plan(&apart, 1).unwrap().entries.len(), 3);
     }
 
     #[test]
     fn more_addresses_than_the_maps_hold_are_told() {
         let many: Vec<_> = (1..400).map(|port| wanted(&format!("10.0.0.5:{port}"))).collect();
-        let listeners = PrivateListeners::open(&many, 1).unwrap();
-        assert!(
-            entries(&many, &listeners, WHOLE)
-                .unwrap_err()
-                .to_string()
-                .contains("more than 256")
-        );
+        let trouble = plan(&many, 1).unwrap_err();
+        assert!(trouble.to_string().contains("more than 256"));
+    }
+
+    #[test]
+    fn an_address_that_stays_keeps_its_counters_and_one_that_comes_begins_at_zero() {
+        let all = [wanted("10.0.0.5:80"), wanted("10.0.0.5:81")];
+        let mut listeners = PrivateListeners::default();
+        listeners.add(&all, 2).unwrap();
+        let counts = |_| SteerCounts {
+            steered: 7,
+            ..SteerCounts::default()
+        };
+        let first = Plan::default().next(&all, &listeners, |_| SteerCounts::default());
+        let later = [wanted("10.0.0.5:81"), wanted("10.0.0.5:82")];
+        let next = first.unwrap().next(&later, &listeners, counts).unwrap();
+        let counters: Vec<_> = next.entries.iter().map(|entry| entry.served.counter).collect();
+        assert_eq!(counters, [1, 0], "the place of the one that went");
+        let before: Vec<_> = next
+            .counted
+            .iter()
+            .flatten()
+            .map(|counted| counted.before.steered)
+            .collect();
+        assert_eq!(before, [7, 0]);
     }
 }

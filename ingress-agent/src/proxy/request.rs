@@ -5,6 +5,7 @@
 use std::borrow::Cow;
 use std::rc::Rc;
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use http::header::{CONNECTION, COOKIE, SERVER};
@@ -288,7 +289,7 @@ fn facts<'a>(
         method: &account.head.method,
         headers: &account.head.fields,
         client_ip: client.ip,
-        https_port: connection.worker.shared.https_port,
+        https_port: connection.worker.shared.https_port.load(Ordering::Relaxed),
     }
 }
 

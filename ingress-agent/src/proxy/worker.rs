@@ -7,7 +7,7 @@ use std::io;
 use std::net::{IpAddr, SocketAddr};
 use std::rc::Rc;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicU16, AtomicUsize, Ordering};
 use std::time::{Duration, Instant, SystemTime};
 
 use arc_swap::ArcSwap;
@@ -19,6 +19,7 @@ use tokio::task::{JoinSet, spawn_local};
 
 use super::bell::Bell;
 use super::moment;
+use super::roster::{Post, Roster, Seat};
 use super::serve;
 use super::tunnel;
 use super::upstream::{IdleBudget, Settings, Upstreams};
@@ -48,17 +49,19 @@ pub struct Shared {
     pub series: metrics::collect::SharedSeries,
     pub drain: Arc<Drain>,
     pub penalties: Arc<Penalties>,
+    pub roster: Arc<Roster>,
     /// Open client connections of the whole process.
     pub connections: AtomicUsize,
     /// Where clients reach us by HTTPS.
-    pub https_port: u16,
+    pub https_port: AtomicU16,
     pub started: Instant,
 }
 
 /// What one worker is given at its start.
 pub struct Equipment {
     pub shared: Arc<Shared>,
-    pub sockets: Vec<(Listener, std::net::TcpListener)>,
+    /// Its place in the roster, where its sockets are.
+    pub index: usize,
     pub access_log: access_log::Sink,
     pub inbox: Inbox,
 }
@@ -66,6 +69,7 @@ pub struct Equipment {
 /// The state that a worker's connections and requests share.
 pub(crate) struct Worker {
     pub(crate) shared: Arc<Shared>,
+    index: usize,
     pub(crate) upstreams: Upstreams,
     pub(crate) shard: Rc<Shard>,
     pub(crate) bans: Teller,
@@ -93,7 +97,7 @@ pub fn run(equipment: Equipment) -> io::Result<()> {
 async fn serve_all(equipment: Equipment) -> io::Result<()> {
     let Equipment {
         shared,
-        sockets,
+        index,
         access_log,
         inbox,
     } = equipment;
@@ -109,6 +113,7 @@ async fn serve_all(equipment: Equipment) -> io::Result<()> {
         shard: Shard::new(Arc::clone(&shared.series)),
         bans: Teller::new(Arc::clone(&shared.penalties)),
         shared,
+        index,
         desk,
         access_log: access_log.worker(),
         bell: Rc::default(),
@@ -124,22 +129,7 @@ async fn serve_all(equipment: Equipment) -> io::Result<()> {
     spawn_local(memory::keep_giving_back());
     spawn_local(AccessLog::keep_flushing(Rc::downgrade(&worker.access_log)));
     spawn_local(Desk::watch_lag(Rc::downgrade(&worker.desk)));
-    let mut accepting = JoinSet::new();
-    for (listener, socket) in sockets {
-        socket.set_nonblocking(true)?;
-        let socket = TcpListener::from_std(socket)?;
-        accepting.spawn_local(accept(Rc::clone(&worker), listener, socket));
-    }
-    let drained = async {
-        while let Some(ended) = accepting.join_next().await {
-            // A panic in one accept loop must not pass for a drain, nor go unseen while the others run.
-            ended.map_err(io::Error::other)??;
-        }
-        while worker.open.get() > 0 {
-            tokio::time::sleep(LOOK_AGAIN).await;
-        }
-        Ok(())
-    };
+    let drained = serve_listeners(&worker);
     let ringer = Rc::clone(&worker);
     spawn_local(async move {
         let mut drain = ringer.drain_watcher();
@@ -165,32 +155,81 @@ fn pool_numbers(upstreams: &Upstreams) -> metrics::UpstreamPool {
     }
 }
 
-/// Accepts until the order to drain, and beyond it for as long as there is something to finish anyway (but not for more than half of
-/// `drain-timeout`): whoever still comes here is answered. At the end takes what the kernel has already queued.
-async fn accept(worker: Rc<Worker>, listener: Listener, socket: TcpListener) -> io::Result<()> {
+/// Accepts from every listener there is, and takes what waits at other workers that don't. Returns when drained.
+async fn serve_listeners(worker: &Rc<Worker>) -> io::Result<()> {
+    let roster = Arc::clone(&worker.shared.roster);
+    let seat = worker.seat(&roster)?;
+    seat.sit_down();
     let mut drain = worker.drain_watcher();
+    let mut accepting = JoinSet::new();
+    let mut known: Vec<std::sync::Weak<Post>> = Vec::new();
     loop {
+        known.retain(|post| post.strong_count() > 0);
+        for post in seat.posts().iter() {
+            let is_new = known
+                .iter()
+                .all(|known| !std::ptr::eq(known.as_ptr(), Arc::as_ptr(post)));
+            if is_new {
+                known.push(Arc::downgrade(post));
+                accepting.spawn_local(accept(Rc::clone(worker), Arc::clone(post)));
+            }
+        }
         tokio::select! {
-            biased;
-            _ = drain.ordered() => break,
-            accepted = socket.accept() => worker.accepted(listener, accepted).await,
+            Some(ended) = accepting.join_next() => {
+                // A panic in one accept loop must not pass for a drain, nor go unseen while the others run.
+                ended.map_err(io::Error::other)??;
+            }
+            () = seat.called() => roster.take(worker.index, |listener, stream, peer| worker.take_std(listener, stream, peer)),
+            _ = drain.ordered(), if accepting.is_empty() => break,
         }
     }
+    while worker.open.get() > 0 {
+        tokio::time::sleep(LOOK_AGAIN).await;
+    }
+    Ok(())
+}
+
+/// Accepts until the listener is taken away or the order to drain comes, and beyond that one for as long as there is something to finish
+/// anyway (but not for more than half of `drain-timeout`): whoever still comes here is answered. At the end takes what the kernel has
+/// already queued.
+async fn accept(worker: Rc<Worker>, post: Arc<Post>) -> io::Result<()> {
+    let Some(socket) = post.socket() else {
+        return Ok(());
+    };
+    let listener = post.listener;
+    let socket = TcpListener::from_std(socket?)?;
+    let roster = Arc::clone(&worker.shared.roster);
+    let seat = worker.seat(&roster)?;
+    let mut drain = worker.drain_watcher();
+    let drains = loop {
+        tokio::select! {
+            biased;
+            _ = drain.ordered() => break true,
+            () = post.closing() => break false,
+            accepted = socket.accept() => {
+                seat.accepted();
+                worker.accepted(listener, accepted).await;
+            }
+        }
+    };
     let last_call = tokio::time::sleep(worker.shared.config.drain_timeout / 2);
     let mut last_call = std::pin::pin!(last_call);
-    while worker.open.get() > 0 {
+    while drains && worker.open.get() > 0 {
         tokio::select! {
             biased;
             () = last_call.as_mut() => break,
-            accepted = socket.accept() => worker.accepted(listener, accepted).await,
+            accepted = socket.accept() => {
+                seat.accepted();
+                worker.accepted(listener, accepted).await;
+            }
             () = tokio::time::sleep(LOOK_AGAIN) => {}
         }
     }
+    seat.leave(&post);
     // Straight from the kernel: the reactor may not have heard of them yet.
     let socket = socket.into_std()?;
     while let Ok((stream, peer)) = socket.accept() {
-        stream.set_nonblocking(true)?;
-        worker.take(listener, tokio::net::TcpStream::from_std(stream)?, peer);
+        worker.take_std(listener, stream, peer)?;
     }
     Ok(())
 }
@@ -220,6 +259,23 @@ impl Worker {
             Ok((stream, peer)) => self.take(listener, stream, peer),
             Err(error) => accept_failed(&error).await,
         }
+    }
+
+    fn seat<'a>(&self, roster: &'a Roster) -> io::Result<&'a Seat> {
+        let seat = roster.seat(self.index);
+        seat.ok_or_else(|| io::Error::other("there is no seat for this worker"))
+    }
+
+    /// As it comes from the kernel.
+    fn take_std(
+        self: &Rc<Self>,
+        listener: Listener,
+        stream: std::net::TcpStream,
+        peer: SocketAddr,
+    ) -> io::Result<()> {
+        stream.set_nonblocking(true)?;
+        self.take(listener, tokio::net::TcpStream::from_std(stream)?, peer);
+        Ok(())
     }
 
     fn take(self: &Rc<Self>, listener: Listener, stream: tokio::net::TcpStream, peer: SocketAddr) {

@@ -73,6 +73,11 @@ impl Ourselves {
         }
     }
 
+    /// Elsewhere from now on.
+    pub(super) fn listen(&mut self, listeners: Vec<SocketAddr>) {
+        self.listeners = listeners;
+    }
+
     /// Why nothing is sent to this address.
     pub(super) fn refuses(&mut self, address: SocketAddr) -> Option<Refusal> {
         let special = match self.trust {

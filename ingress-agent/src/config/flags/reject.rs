@@ -125,7 +125,10 @@ fn rule(text: &str) -> Result<SourceRule, String> {
         "http" => ListenerChoice::Http,
         "https" => ListenerChoice::Https,
         address => match units::listen(address)? {
-            units::Listen::On(address) => ListenerChoice::At(address),
+            units::Listen::On { address, last_port } if last_port == address.port() => {
+                ListenerChoice::At(address)
+            }
+            units::Listen::On { .. } => return Err("expected one port, not a range".into()),
             units::Listen::Off => {
                 return Err("expected http, https or a listener's address before the =".into());
             }

@@ -6,7 +6,7 @@
 
 use std::os::fd::{AsFd, AsRawFd};
 
-use ingress_common::steer::{Opening, Steer, slot, to_any, to_this};
+use ingress_common::steer::{Opening, Steer, lighter, slot, to_any, to_this};
 
 use super::*;
 
@@ -208,7 +208,12 @@ fn the_program_and_its_model_on_the_host_choose_the_same_slot() {
         .flat_map(|(worker, sockets)| sockets.iter().map(move |(_, socket)| (cookie(socket), worker)))
         .collect();
     let mut random = fastrand::Rng::with_seed(4);
+    let mut loads = [0; 4];
     for n in 0..4_000_u32 {
+        if n % 100 == 99 {
+            loads.fill_with(|| random.u32(..3));
+            steering.set_loads(&loads).unwrap();
+        }
         let local = if n % 2 == 0 {
             [10, 0, 0, 5]
         } else {
@@ -224,6 +229,7 @@ fn the_program_and_its_model_on_the_host_choose_the_same_slot() {
         };
         let find = |key: ServedKey| {
             steering
+                .plan
                 .entries
                 .iter()
                 .find(|entry| entry.key == key)
@@ -240,7 +246,11 @@ fn the_program_and_its_model_on_the_host_choose_the_same_slot() {
         let (_, cookie) = test_run(&mut steering, lookup(&text(local, 80), &text(remote, port), TCP));
         let expected = match model {
             Steer::Leave => None,
-            Steer::Take { start } => usize::try_from(slot(&served, start, 0) - served.first_slot).ok(),
+            Steer::Take { start } => {
+                let worker = |at: u32| usize::try_from(at - served.first_slot).unwrap();
+                let start = lighter(&served, start, |at| loads[worker(at)]);
+                Some(worker(slot(&served, start, 0)))
+            }
         };
         assert_eq!(by_slot.get(&cookie).copied(), expected, "{opening:?}");
     }

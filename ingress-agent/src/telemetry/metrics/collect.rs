@@ -4,6 +4,7 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
 
+use arc_swap::ArcSwap;
 use tokio::sync::{mpsc, oneshot};
 use tokio::time::Instant;
 
@@ -14,7 +15,7 @@ pub const PATIENCE: Duration = Duration::from_secs(1);
 
 /// The asking side, kept by the admin thread. One for each worker, in the workers' order.
 #[derive(Clone, Debug)]
-pub struct Mailbox(mpsc::Sender<Collect>);
+pub struct Mailbox(Arc<ArcSwap<mpsc::Sender<Collect>>>);
 
 /// The worker's side.
 #[derive(Debug)]
@@ -25,8 +26,20 @@ struct Collect(oneshot::Sender<ShardSnapshot>);
 
 /// Both sides of one worker's mailbox.
 pub fn mailbox() -> (Mailbox, Inbox) {
-    let (sender, receiver) = mpsc::channel(4);
-    (Mailbox(sender), Inbox(receiver))
+    let (sender, receiver) = mpsc::channel(DEPTH);
+    (Mailbox(Arc::new(ArcSwap::from_pointee(sender))), Inbox(receiver))
+}
+
+/// Questions that may wait at a worker.
+const DEPTH: usize = 4;
+
+impl Mailbox {
+    /// The worker's side of one that was started again.
+    pub fn renew(&self) -> Inbox {
+        let (sender, receiver) = mpsc::channel(DEPTH);
+        self.0.store(Arc::new(sender));
+        Inbox(receiver)
+    }
 }
 
 impl Inbox {
@@ -85,8 +98,8 @@ pub async fn collect(mailboxes: &[Mailbox]) -> Collected {
 /// `None` when the mailbox is full (the worker takes nothing out) or closed.
 fn ask(mailbox: &Mailbox) -> Option<oneshot::Receiver<ShardSnapshot>> {
     let (reply, answer) = oneshot::channel();
-    mailbox.0.try_send(Collect(reply)).ok().map(|()| answer)
+    mailbox.0.load().try_send(Collect(reply)).ok().map(|()| answer)
 }
 
 /// What all shards share: which objects have series of their own. Read by a shard only when it meets an object for the first time.
-pub type SharedSeries = Arc<arc_swap::ArcSwap<super::LiveSeries>>;
+pub type SharedSeries = Arc<ArcSwap<super::LiveSeries>>;

@@ -31,6 +31,15 @@ pub struct Process<'a> {
     pub source: Option<&'a SourceCounts>,
     pub kernel: &'a KernelView,
     pub tcp: &'a TcpTotals,
+    pub queues: Queues,
+}
+
+/// What became of connections and workers when one stalled or ended.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Queues {
+    /// Connections that another worker took than the one they waited at.
+    pub taken: u64,
+    pub restarts: u64,
 }
 
 /// The whole page.
@@ -375,6 +384,18 @@ fn agent(page: &mut Page, collected: &Collected, process: &Process<'_>) {
         let labels = Labels::new().with("worker", &worker.to_string());
         page.sample("ingress_agent_worker_stalled", &labels, None, u8::from(!answered));
     }
+    page.single(
+        "ingress_agent_connections_taken_over_total",
+        "counter",
+        "Client connections that waited at a worker that was stalled or had ended, and were taken by another.",
+        process.queues.taken,
+    );
+    page.single(
+        "ingress_agent_worker_restarts_total",
+        "counter",
+        "Workers that ended by a fault and were started again; their open connections were lost.",
+        process.queues.restarts,
+    );
     page.single(
         "ingress_agent_draining",
         "gauge",

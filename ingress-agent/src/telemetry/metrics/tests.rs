@@ -12,7 +12,7 @@ use ingress_core::snapshot::Snapshot;
 
 use super::collect::{Collected, SharedSeries, collect};
 use super::histogram::Histogram;
-use super::render::{Format, Process, render};
+use super::render::{Format, Process, Queues, render};
 use super::*;
 use crate::account::TcpTotals;
 use crate::admin::Published;
@@ -117,6 +117,7 @@ fn page_of(format: Format, total: ShardSnapshot, published: &Published) -> Strin
         },
         source: None,
         kernel: &steered(),
+        queues: Queues::default(),
     };
     render(format, &collected, &process)
 }
