@@ -2,7 +2,7 @@
 
 use http::Method;
 use http_body::Body;
-use ingress_core::fields::write_field;
+use ingress_core::fields::{write_field, write_number};
 
 use super::RequestHead;
 use crate::error::ProxyError;
@@ -95,6 +95,6 @@ fn says_empty(head: &RequestHead<'_>) -> bool {
 
 fn write_length(out: &mut Vec<u8>, length: u64) {
     out.extend_from_slice(b"content-length: ");
-    out.extend_from_slice(length.to_string().as_bytes());
+    write_number(out, length);
     out.extend_from_slice(b"\r\n");
 }

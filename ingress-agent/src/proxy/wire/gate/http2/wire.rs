@@ -10,7 +10,6 @@ use std::task::{Context, Poll, ready};
 use std::time::Instant;
 
 use bytes::{Bytes, BytesMut};
-use http::Request;
 use http_body::Frame;
 
 use super::end::{Ending, Leaving};
@@ -19,6 +18,7 @@ use super::receive::Partial;
 use super::settings::Peer;
 use super::streams::{RECEIVE_WINDOW, Stream, Streams};
 use crate::error::ProxyError;
+use crate::proxy::message::Head;
 use crate::proxy::upstream::timer::Timer;
 use crate::proxy::wire::Limits;
 use crate::proxy::wire::gate::stream::ClientStream;
@@ -60,7 +60,7 @@ pub(super) struct Wire {
     pub(super) streams: Streams,
     pub(super) most_streams: usize,
     /// Requests whose service has not begun.
-    pub(super) opened: VecDeque<(u32, Request<()>)>,
+    pub(super) opened: VecDeque<(u32, Box<Head>)>,
     /// Streams that wait for room or for the connection's window, the longest first.
     pub(super) waiting: VecDeque<u32>,
     /// Streams that waited, and whose turn it is.
