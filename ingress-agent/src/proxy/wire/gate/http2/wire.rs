@@ -19,6 +19,7 @@ use super::settings::Peer;
 use super::streams::{RECEIVE_WINDOW, Stream, Streams};
 use crate::error::ProxyError;
 use crate::proxy::message::Head;
+use crate::proxy::moment;
 use crate::proxy::upstream::timer::Timer;
 use crate::proxy::wire::Limits;
 use crate::proxy::wire::gate::stream::ClientStream;
@@ -385,7 +386,7 @@ impl Wire {
             } else {
                 (self.read * 2).min(LARGEST_READ)
             };
-            self.now = tokio::time::Instant::now().into_std();
+            self.now = moment::now().into_std();
             self.alive.progress();
             self.asked_alive = false;
         } else if self.input.is_empty() && self.streams.is_empty() {
