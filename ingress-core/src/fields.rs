@@ -27,6 +27,7 @@ pub type Block = Rc<[u8]>;
 pub struct FieldLine {
     name: (u32, u32),
     value: (u32, u32),
+    never_indexed: bool,
 }
 
 impl FieldLine {
@@ -39,6 +40,16 @@ impl FieldLine {
         Self {
             name: pack(name),
             value: pack(value),
+            never_indexed: false,
+        }
+    }
+
+    /// The same, not to be kept in any HPACK table on its way (RFC 7541, 7.1.3).
+    #[must_use]
+    pub fn never_indexed(self, is: bool) -> Self {
+        Self {
+            never_indexed: is,
+            ..self
         }
     }
 
@@ -196,10 +207,23 @@ impl Fields {
 
     /// Every field, its name as it was written.
     pub fn iter(&self) -> impl Iterator<Item = (&[u8], &[u8])> {
+        self.entries().map(|(name, value, _)| (name, value))
+    }
+
+    /// The same, each with whether no HPACK table on its way may keep it (RFC 7541, 7.1.3).
+    pub fn entries(&self) -> impl Iterator<Item = (&[u8], &[u8], bool)> {
         let lines = self.lines.iter();
-        let lines = lines.map(|line| (line.name(&self.block), line.value(&self.block)));
+        let lines = lines.map(|line| {
+            (
+                line.name(&self.block),
+                line.value(&self.block),
+                line.never_indexed,
+            )
+        });
         let added = self.added.iter();
-        lines.chain(added.map(|(name, value)| (name.as_str().as_bytes(), value.as_bytes())))
+        lines.chain(
+            added.map(|(name, value)| (name.as_str().as_bytes(), value.as_bytes(), value.is_sensitive())),
+        )
     }
 
     /// How many fields there are.
@@ -249,6 +273,22 @@ pub fn write_field(out: &mut Vec<u8>, name: &[u8], value: &[u8]) {
     out.extend_from_slice(b": ");
     out.extend_from_slice(value);
     out.extend_from_slice(b"\r\n");
+}
+
+/// Appends a number in decimal, as lengths are written in every head.
+pub fn write_number(out: &mut Vec<u8>, mut number: u64) {
+    // 2^64 has twenty digits.
+    let mut digits = [b'0'; 20];
+    let mut count = 0;
+    for place in digits.iter_mut().rev() {
+        *place = b'0' + u8::try_from(number % 10).unwrap_or_default();
+        number /= 10;
+        count += 1;
+        if number == 0 {
+            break;
+        }
+    }
+    out.extend_from_slice(digits.get(digits.len() - count..).unwrap_or_default());
 }
 
 /// Text that is all visible ASCII, blanks and tabs.
@@ -312,7 +352,8 @@ impl From<&Fields> for HeaderMap {
         for line in &fields.lines {
             let name = HeaderName::from_bytes(line.name(&fields.block));
             let value = HeaderValue::from_bytes(line.value(&fields.block));
-            if let (Ok(name), Ok(value)) = (name, value) {
+            if let (Ok(name), Ok(mut value)) = (name, value) {
+                value.set_sensitive(line.never_indexed);
                 map.append(name, value);
             }
         }

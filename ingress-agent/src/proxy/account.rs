@@ -203,7 +203,7 @@ impl Account {
             }),
             method: method.as_str().as_bytes(),
             host: self.head.host().unwrap_or_default(),
-            target: self.head.target().as_bytes(),
+            target: self.head.target_bytes(),
             status: self.status,
             reason: self.reason,
             route: self.route.as_deref(),

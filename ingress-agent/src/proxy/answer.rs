@@ -70,13 +70,11 @@ pub(crate) fn to_error(
 }
 
 fn plain(connection: &Connection, reason: Reason) -> Response<ResponseBody> {
+    const PLAIN_TEXT: HeaderValue = HeaderValue::from_static("text/plain; charset=utf-8");
     let code = reason.code();
     let body = ResponseBody::Full(Bytes::from_static(code.as_bytes()));
     let mut response = Response::new(reason.status(), body);
-    response.fields.append(
-        CONTENT_TYPE,
-        HeaderValue::from_static("text/plain; charset=utf-8"),
-    );
+    response.fields.append(CONTENT_TYPE, PLAIN_TEXT);
     if connection.worker.shared.config.reason_header {
         response.fields.append(REASON, HeaderValue::from_static(code));
     }

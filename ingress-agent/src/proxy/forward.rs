@@ -150,7 +150,7 @@ fn hash(balance: Balance, account: &Account) -> u64 {
             std::net::IpAddr::V4(ip) => hash_bytes(&ip.octets()),
             std::net::IpAddr::V6(ip) => hash_bytes(&ip.octets()),
         },
-        Balance::HashUri => hash_bytes(account.head.target().as_bytes()),
+        Balance::HashUri => hash_bytes(account.head.target_bytes()),
     }
 }
 

@@ -1,11 +1,10 @@
 //! A request's head and a response as the proxy handles them, whatever HTTP they came by.
 //!
-//! Owns their shape alone; knows nothing of connections or routes. HTTP/2 is served with the `http` crate's types: both ways between those
-//! and these are here.
+//! Owns their shape alone; knows nothing of connections or routes. HTTP/2 backends are asked with the `http` crate's types: the way from
+//! those to these is here.
 
 use std::ops::Range;
 
-use http::request::Parts;
 use http::{Method, StatusCode, Version};
 use ingress_core::fields::{Block, Fields, HeadText};
 
@@ -43,6 +42,21 @@ impl Head {
         })
     }
 
+    /// Of an HTTP/2 head: where in the fields' block `:authority` and `:path` stand, as far as there are any.
+    pub fn of_http2(
+        method: Method,
+        (authority, path): (Option<HeadText>, Option<HeadText>),
+        fields: Fields,
+    ) -> Self {
+        Self {
+            method,
+            version: Version::HTTP_2,
+            authority,
+            target: path,
+            fields,
+        }
+    }
+
     /// Path and query as the client wrote them, or `*`. An absolute target may have a query and no path (RFC 9110, 4.2.3).
     pub fn target(&self) -> &str {
         match self.target.as_ref().map(HeadText::as_str) {
@@ -51,11 +65,18 @@ impl Head {
         }
     }
 
+    pub fn target_bytes(&self) -> &[u8] {
+        match self.target.as_ref().map(HeadText::as_bytes) {
+            None | Some(b"") => b"/",
+            Some(target) => target,
+        }
+    }
+
     /// The same to keep, in origin form: with the path that RFC 9112, 3.2.1 wants. `None` where there is nothing but a `/`.
     pub fn origin_form(&self) -> Option<HeadText> {
-        match self.target() {
-            query if query.starts_with('?') => Some(HeadText::copied(&format!("/{query}"))),
-            "/" => None,
+        match self.target_bytes() {
+            b"/" => None,
+            [b'?', ..] => Some(HeadText::copied(&format!("/{}", self.target()))),
             _ => self.target.clone(),
         }
     }
@@ -99,20 +120,6 @@ fn split_target(target: &[u8]) -> (Option<Range<usize>>, Range<usize>) {
     (Some(start..end), end..target.len())
 }
 
-impl From<Parts> for Head {
-    fn from(parts: Parts) -> Self {
-        let authority = parts.uri.authority();
-        let target = parts.uri.path_and_query();
-        Self {
-            method: parts.method,
-            version: parts.version,
-            authority: authority.map(|authority| HeadText::copied(authority.as_str())),
-            target: target.map(|target| HeadText::copied(target.as_str())),
-            fields: parts.headers.into(),
-        }
-    }
-}
-
 /// What a client or a backend gets as an answer.
 #[derive(Debug)]
 pub struct Response<B> {
@@ -139,6 +146,7 @@ impl<B> Response<B> {
     }
 }
 
+#[cfg(test)]
 impl<B> From<Response<B>> for http::Response<B> {
     fn from(response: Response<B>) -> Self {
         let mut http = Self::new(response.body);

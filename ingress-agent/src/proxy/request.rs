@@ -28,17 +28,6 @@ use super::wire;
 use crate::error::ProxyError;
 use crate::telemetry::record::Listener;
 
-/// The same as [`answer`] for a server that has its messages as the `http` crate does: HTTP/2's.
-pub(crate) async fn handle(
-    connection: Rc<Connection>,
-    request: http::Request<Source>,
-) -> Result<http::Response<Served>, ProxyError> {
-    let (parts, incoming) = request.into_parts();
-    answer(connection, Box::new(parts.into()), incoming)
-        .await
-        .map(Into::into)
-}
-
 /// Answers one request; an error is an answer too, unless nobody is left to read it.
 pub(crate) async fn answer(
     connection: Rc<Connection>,
@@ -154,6 +143,8 @@ pub(crate) struct Target<'a> {
     /// Normalised.
     pub(crate) path: Cow<'a, str>,
     pub(crate) query: Option<&'a str>,
+    /// Both as the client wrote them.
+    written: &'a str,
 }
 
 impl Asked {
@@ -199,19 +190,22 @@ impl Asked {
             },
             None => return Err(ProxyError::BadRequest("malformed host")),
         };
-        let (path, query) = match self.path_and_query().split_once('?') {
-            Some((path, query)) => (path, Some(query)),
-            None => (self.path_and_query(), None),
+        let written = self.path_and_query.as_ref().map_or("/", HeadText::as_str);
+        let mark = written.bytes().position(|byte| byte == b'?');
+        let (path, query) = match mark.and_then(|mark| written.split_at_checked(mark)) {
+            Some((path, query)) => (path, query.get(1..)),
+            None => (written, None),
         };
         let path = match (path, &head.method) {
             ("*", &Method::OPTIONS) => Cow::Borrowed("/"),
             (path, _) => path::normalise(path).map_err(bad_path)?,
         };
-        Ok(Target { host, path, query })
-    }
-
-    fn path_and_query(&self) -> &str {
-        self.path_and_query.as_ref().map_or("/", HeadText::as_str)
+        Ok(Target {
+            host,
+            path,
+            query,
+            written,
+        })
     }
 
     fn authority(&self) -> &[u8] {
@@ -312,7 +306,7 @@ fn outgoing<'a>(
     filter::apply(fields, filter::request_edits(route));
     Ok(Outgoing {
         extra: forwarded,
-        target: outgoing_target(route, asked, target)?,
+        target: outgoing_target(route, target)?,
         host: match &route.policy.upstream_host {
             Some(host) => host.as_bytes(),
             None => asked.authority(),
@@ -323,15 +317,11 @@ fn outgoing<'a>(
 }
 
 /// The backend gets what was matched: the normalised path, or what the route makes of it.
-fn outgoing_target<'a>(
-    route: &Route,
-    asked: &'a Asked,
-    target: &Target<'_>,
-) -> Result<Cow<'a, str>, ProxyError> {
+fn outgoing_target<'a>(route: &Route, target: &Target<'a>) -> Result<Cow<'a, str>, ProxyError> {
     let rewritten = filter::rewrite_target(route, &target.path, target.query).map_err(bad_path)?;
     let text = match (rewritten, &target.path) {
         (Some(rewritten), _) => rewritten,
-        (None, Cow::Borrowed(_)) => return Ok(Cow::Borrowed(asked.path_and_query())),
+        (None, Cow::Borrowed(_)) => return Ok(Cow::Borrowed(target.written)),
         (None, Cow::Owned(path)) => match target.query {
             Some(query) => format!("{path}?{query}"),
             None => path.clone(),

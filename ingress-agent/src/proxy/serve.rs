@@ -240,9 +240,10 @@ impl Opening {
         let connection = self.established(tls, handle.clone());
         let ended = {
             let serving =
-                server.serve(|request| request::handle(Rc::clone(&connection), request.map(Source::Http2)));
+                server.serve(|head, body| request::answer(Rc::clone(&connection), head, Source::Http2(body)));
             let mut serving = pin!(serving);
             poll_fn(|cx| {
+                let _moment = Moment::begin();
                 if bell.poll_rung(cx) {
                     handle.begin_drain();
                 }

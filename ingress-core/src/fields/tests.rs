@@ -145,3 +145,25 @@ proptest! {
         prop_assert_eq!(&HeaderMap::from(&read(&again)), &map);
     }
 }
+
+#[test]
+fn a_number_is_written_in_decimal() {
+    for number in [0, 7, 10, 99, 100, 65_536, u64::MAX] {
+        let mut out = b"n=".to_vec();
+        write_number(&mut out, number);
+        assert_eq!(String::from_utf8(out).unwrap(), format!("n={number}"));
+    }
+}
+
+#[test]
+fn what_no_table_may_keep_stays_so_on_its_way() {
+    let block: Block = b"authorization: secret\r\n"[..].into();
+    let line = FieldLine::new(0..13, 15..21).never_indexed(true);
+    let fields = Fields::of_lines(block, vec![line]);
+    assert!(fields.entries().all(|(_, _, never_indexed)| never_indexed));
+    assert!(HeaderMap::from(&fields)["authorization"].is_sensitive());
+    assert_eq!(
+        Fields::from(HeaderMap::from(&fields)).entries().next(),
+        fields.entries().next()
+    );
+}

@@ -16,9 +16,11 @@ mod tests;
 
 pub use body::Body;
 pub(crate) use bytes::trim;
+pub(in crate::proxy) use bytes::{is_field_value, is_token};
 pub use chunked::Chunked;
 pub use chunked::is_forbidden_trailer;
 pub(in crate::proxy) use facts::MOST_CONNECTION_OPTIONS;
+pub(in crate::proxy) use head::is_target;
 pub use head::{Field, HeadLines, HeadReader, check_head, check_method_and_target, field, place};
 
 /// How the end of the request's body is found (RFC 9112 6.3).

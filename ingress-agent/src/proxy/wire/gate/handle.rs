@@ -5,7 +5,7 @@ use std::mem;
 use std::rc::Rc;
 use std::task::{Context, Waker};
 
-use http::{HeaderMap, StatusCode};
+use http::StatusCode;
 use ingress_core::fields::Fields;
 
 use crate::proxy::wire::Refusal;
@@ -43,7 +43,7 @@ pub(super) struct Shared {
 }
 
 /// A 1xx head.
-pub(super) type Interim = (StatusCode, HeaderMap);
+pub(super) type Interim = (StatusCode, Fields);
 
 impl Shared {
     /// Remembers who waits for bytes, so that an order through the handle wakes it.
@@ -162,7 +162,7 @@ impl GateHandle {
         if let Some(queue) = self.shared.interim.borrow_mut().as_mut() {
             let room = queue.len() < MAX_INTERIM;
             if room {
-                queue.push((status, fields.into()));
+                queue.push((status, fields.clone()));
             }
             return room;
         }

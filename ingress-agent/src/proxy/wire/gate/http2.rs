@@ -26,13 +26,14 @@ use std::task::Poll;
 use bytes::Bytes;
 use futures_util::StreamExt;
 use futures_util::stream::FuturesUnordered;
-use http::{Request, Response};
 use http_body::Body;
 
 use super::GateHandle;
 use super::stream::ClientStream;
+use crate::proxy::message::{Head, Response};
 use crate::proxy::wire::Limits;
 pub(crate) use client_body::ClientBody;
+use exchange::Exchange;
 use wire::Wire;
 
 /// One HTTP/2 connection.
@@ -60,7 +61,7 @@ impl Server {
     /// When it did not end cleanly: the client is gone, or was refused.
     pub(crate) async fn serve<F, B, E>(
         &self,
-        mut service: impl FnMut(Request<ClientBody>) -> F,
+        mut service: impl FnMut(Box<Head>, ClientBody) -> F,
     ) -> io::Result<()>
     where
         F: Future<Output = Result<Response<B>, E>>,
@@ -71,11 +72,11 @@ impl Server {
         poll_fn(|cx| {
             loop {
                 let ended = self.wire.borrow_mut().poll_in(cx);
-                while let Some((id, request)) = self.next_opened() {
+                while let Some((id, head)) = self.next_opened() {
                     let body = ClientBody::new(&self.wire, id);
-                    let answer = service(request.map(|()| body));
                     // On memory of its own: the set has room for one future even while it is empty, and most connections are idle.
-                    exchanges.push(Box::pin(exchange::run(Rc::clone(&self.wire), id, answer)));
+                    let service = Box::pin(service(head, body));
+                    exchanges.push(Exchange::new(Rc::clone(&self.wire), id, service));
                 }
                 loop {
                     while exchanges.poll_next_unpin(cx) == Poll::Ready(Some(())) {}
@@ -99,7 +100,25 @@ impl Server {
         .await
     }
 
-    fn next_opened(&self) -> Option<(u32, Request<()>)> {
+    /// The same with the messages of the `http` crate.
+    #[cfg(test)]
+    pub(crate) async fn serve_http<F, B, E>(
+        &self,
+        mut service: impl FnMut(http::Request<ClientBody>) -> F,
+    ) -> io::Result<()>
+    where
+        F: Future<Output = Result<http::Response<B>, E>>,
+        B: Body<Data = Bytes> + Unpin,
+        E: fmt::Display,
+    {
+        let service = |head: Box<Head>, body| {
+            let answer = service(head.into_http(body));
+            async { answer.await.map(Response::from) }
+        };
+        self.serve(service).await
+    }
+
+    fn next_opened(&self) -> Option<(u32, Box<Head>)> {
         self.wire.borrow_mut().opened.pop_front()
     }
 

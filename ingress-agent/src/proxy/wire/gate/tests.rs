@@ -797,7 +797,7 @@ fn serve2(limits: Limits) -> Served2 {
     Served2 {
         client,
         handle,
-        connection: spawn_local(async move { server.serve(service).await }),
+        connection: spawn_local(async move { server.serve_http(service).await }),
     }
 }
 

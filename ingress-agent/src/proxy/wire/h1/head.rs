@@ -30,14 +30,7 @@ pub fn check_method_and_target(method: &str, target: &str) -> Result<(), Refusal
     if !matches!(target.as_bytes(), [b'/', ..] | b"*") {
         return Err(Refusal::bad("the path does not begin with a slash"));
     }
-    let path = path_run(target.as_bytes());
-    let query = target.as_bytes().get(path..).unwrap_or_default();
-    let clean = match query {
-        [] => true,
-        [b'?', query @ ..] => query_run(query) == query.len(),
-        _ => false,
-    };
-    if !clean {
+    if !is_target(target.as_bytes()) {
         return Err(Refusal::bad(
             "the path has a byte that RFC 3986 does not allow there",
         ));
@@ -46,6 +39,18 @@ pub fn check_method_and_target(method: &str, target: &str) -> Result<(), Refusal
         return Err(Refusal::bad("the method is not a word of upper-case letters"));
     }
     Ok(())
+}
+
+/// A path and perhaps a query, or `*`, without a byte that RFC 3986 does not allow there.
+pub(in crate::proxy) fn is_target(target: &[u8]) -> bool {
+    let path = path_run(target);
+    let query = target.get(path..).unwrap_or_default();
+    let clean = match query {
+        [] => true,
+        [b'?', query @ ..] => query_run(query) == query.len(),
+        _ => false,
+    };
+    clean && matches!(target, [b'/', ..] | b"*")
 }
 
 /// Judges a head that may arrive in pieces. Lines that were judged are not read again.

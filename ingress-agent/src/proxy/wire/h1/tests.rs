@@ -579,3 +579,13 @@ fn naive_chunked_end(bytes: &[u8]) -> Option<usize> {
     }
     Some(at + text[at..].find("\r\n\r\n")? + 4)
 }
+
+proptest! {
+    #[test]
+    fn a_value_ends_at_its_first_byte_that_no_value_may_have(
+        bytes in prop::collection::vec(prop_oneof![8 => b' '..=b'~', 1 => Just(b'\t'), 2 => any::<u8>()], 0..60),
+    ) {
+        let end = bytes.iter().position(|byte| !super::bytes::is_value_byte(*byte));
+        prop_assert_eq!(super::bytes::value_run(&bytes), end.unwrap_or(bytes.len()));
+    }
+}

@@ -2,42 +2,29 @@
 
 use std::cell::RefCell;
 use std::fmt;
-use std::future::poll_fn;
-use std::pin::{Pin, pin};
+use std::pin::Pin;
 use std::rc::Rc;
 use std::task::{Context, Poll, ready};
 
 use bytes::Bytes;
-use http::response::Parts;
-use http::{HeaderMap, Response, StatusCode};
+use http::{HeaderMap, StatusCode};
 use http_body::Body;
 
 use super::wire::Wire;
+use crate::proxy::message::Response;
 use crate::proxy::upstream::timer::Timer;
 use crate::proxy::wire::h2::ErrorCode;
 
-/// Serves one request to the end of its stream.
-pub(super) async fn run<F, B, E>(wire: Rc<RefCell<Wire>>, id: u32, service: F)
-where
-    F: Future<Output = Result<Response<B>, E>>,
-    B: Body<Data = Bytes> + Unpin,
-    E: fmt::Display,
-{
-    let place = Place { wire, id };
-    match place.answer(service).await {
-        // The stream is over already.
-        None => {}
-        Some(Ok(response)) => {
-            let (parts, body) = response.into_parts();
-            if let Some(sending) = place.begin(parts, body) {
-                place.send(sending).await;
-            }
-        }
-        Some(Err(error)) => {
-            tracing::trace!(stream = id, "no answer: {error}");
-            place.break_off(ErrorCode::Internal);
-        }
-    }
+/// Serves one request to the end of its stream. Written out, because an `async fn` would copy the service's future into itself.
+pub(super) struct Exchange<F, B> {
+    step: Step<F, B>,
+    place: Place,
+}
+
+enum Step<F, B> {
+    Service(Pin<Box<F>>),
+    Sending(Sending<B>),
+    Over,
 }
 
 /// The stream's place on its connection; given up when dropped.
@@ -58,38 +45,81 @@ struct Sending<B> {
     sent: u64,
 }
 
+impl<F, B> Exchange<F, B> {
+    pub(super) fn new(wire: Rc<RefCell<Wire>>, id: u32, service: Pin<Box<F>>) -> Self {
+        Self {
+            step: Step::Service(service),
+            place: Place { wire, id },
+        }
+    }
+}
+
+impl<F, B, E> Future for Exchange<F, B>
+where
+    F: Future<Output = Result<Response<B>, E>>,
+    B: Body<Data = Bytes> + Unpin,
+    E: fmt::Display,
+{
+    type Output = ();
+
+    fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<()> {
+        let Self { step, place } = self.get_mut();
+        if let Step::Service(service) = step {
+            let answer = ready!(place.poll_answer(service.as_mut(), cx));
+            *step = Step::Over;
+            match answer {
+                // The stream is over already.
+                None => {}
+                Some(Ok(response)) => {
+                    if let Some(sending) = place.begin(response) {
+                        *step = Step::Sending(sending);
+                    }
+                }
+                Some(Err(error)) => {
+                    tracing::trace!(stream = place.id, "no answer: {error}");
+                    place.break_off(ErrorCode::Internal);
+                }
+            }
+        }
+        if let Step::Sending(sending) = step {
+            let ended = ready!(place.poll_send(sending, cx));
+            // The account of the request is in the body: it closes before the stream does.
+            *step = Step::Over;
+            if let Err(code) = ended {
+                place.break_off(code);
+            }
+        }
+        Poll::Ready(())
+    }
+}
+
 impl Place {
     /// Runs the service, and passes on what it says before its answer; None when the stream ends first.
-    async fn answer<F, B, E>(&self, service: F) -> Option<F::Output>
-    where
-        F: Future<Output = Result<Response<B>, E>>,
-    {
-        let mut service = pin!(service);
-        poll_fn(|cx| {
-            if !self.wire.borrow().is_open(self.id) {
-                return Poll::Ready(None);
-            }
-            let polled = service.as_mut().poll(cx);
-            let mut wire = self.wire.borrow_mut();
-            wire.send_interim(self.id);
-            match polled {
-                Poll::Ready(answer) => Poll::Ready(Some(answer)),
-                Poll::Pending if wire.park(self.id, cx) => Poll::Pending,
-                Poll::Pending => Poll::Ready(None),
-            }
-        })
-        .await
+    fn poll_answer<F: Future>(&self, service: Pin<&mut F>, cx: &mut Context<'_>) -> Poll<Option<F::Output>> {
+        if !self.wire.borrow().is_open(self.id) {
+            return Poll::Ready(None);
+        }
+        let polled = service.poll(cx);
+        let mut wire = self.wire.borrow_mut();
+        wire.send_interim(self.id);
+        match polled {
+            Poll::Ready(answer) => Poll::Ready(Some(answer)),
+            Poll::Pending if wire.park(self.id, cx) => Poll::Pending,
+            Poll::Pending => Poll::Ready(None),
+        }
     }
 
     /// Sends the head; None when that is all.
-    fn begin<B: Body<Data = Bytes>>(&self, mut parts: Parts, body: B) -> Option<Sending<B>> {
-        let bodiless = matches!(parts.status, StatusCode::NO_CONTENT | StatusCode::NOT_MODIFIED);
+    fn begin<B: Body<Data = Bytes>>(&self, response: Response<B>) -> Option<Sending<B>> {
+        let Response { status, fields, body } = response;
+        let bodiless = matches!(status, StatusCode::NO_CONTENT | StatusCode::NOT_MODIFIED);
         let is_head = self.wire.borrow().is_head(self.id);
         let ends = bodiless || is_head || body.is_end_stream();
-        if !bodiless && !is_head {
-            announce_length(&mut parts.headers, &body);
-        }
-        self.wire.borrow_mut().send_head(self.id, &parts, ends);
+        // A length that is known is told.
+        let length = body.size_hint().exact().filter(|_| !bodiless && !is_head);
+        self.wire
+            .borrow_mut()
+            .send_head(self.id, (status, &fields), length, ends);
         if ends {
             // The body is dropped, and with it perhaps what is left of the request's, which is a view of the connection.
             return None;
@@ -101,15 +131,6 @@ impl Place {
             timer: Timer::default(),
             sent: 0,
         })
-    }
-
-    async fn send<B: Body<Data = Bytes> + Unpin>(&self, mut sending: Sending<B>) {
-        let ended = poll_fn(|cx| self.poll_send(&mut sending, cx)).await;
-        // The account of the request is in the body: it closes before the stream does.
-        drop(sending);
-        if let Err(code) = ended {
-            self.break_off(code);
-        }
     }
 
     fn poll_send<B: Body<Data = Bytes> + Unpin>(
@@ -176,14 +197,5 @@ impl Drop for Place {
         if let Ok(mut wire) = self.wire.try_borrow_mut() {
             wire.reset(self.id, ErrorCode::Cancel);
         }
-    }
-}
-
-/// A length that is known is told.
-fn announce_length<B: Body>(headers: &mut HeaderMap, body: &B) {
-    if let Some(length) = body.size_hint().exact()
-        && !headers.contains_key(http::header::CONTENT_LENGTH)
-    {
-        headers.insert(http::header::CONTENT_LENGTH, length.into());
     }
 }

@@ -12,6 +12,8 @@ use crate::proxy::wire::h2::frame;
 
 /// Data up to here is copied behind its frame's header.
 const COPIED: usize = 2 * 1024;
+/// Room for the answers to a few requests that came together.
+const FIRST: usize = 2 * 1024;
 /// How many pieces are written at once.
 const SLICES: usize = 16;
 
@@ -32,6 +34,9 @@ impl Out {
     }
 
     pub(super) fn push(&mut self, kind: u8, flags: u8, stream: u32, payload: &[u8]) {
+        if self.tail.capacity() == 0 {
+            self.tail.reserve(FIRST);
+        }
         let header = frame::header(kind, flags, stream, payload.len());
         self.tail.extend_from_slice(&header);
         self.tail.extend_from_slice(payload);

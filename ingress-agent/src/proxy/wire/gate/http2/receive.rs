@@ -2,7 +2,6 @@
 
 use bytes::{Buf, BytesMut};
 use http::Method;
-use http::header::EXPECT;
 
 use super::end::LEAVING;
 use super::settings::LARGEST_WINDOW;
@@ -191,15 +190,15 @@ impl Wire {
         Ok(())
     }
 
-    fn open(&mut self, head: Frame, asked: Result<Asked, Malformed>) {
-        let id = head.stream;
+    fn open(&mut self, frame: Frame, asked: Result<Asked, Malformed>) {
+        let id = frame.stream;
         let mut stream = Stream::new(self.peer.initial_window);
-        stream.ended = head.end_stream();
+        stream.ended = frame.end_stream();
         if self.takes_no_more() {
             self.streams.insert(id, stream);
             return self.reset(id, ErrorCode::RefusedStream);
         }
-        let Asked { request, length } = match asked {
+        let Asked { head, length } = match asked {
             Ok(asked) => asked,
             Err(Malformed(how)) => {
                 self.t.shared.malformed(how);
@@ -208,16 +207,16 @@ impl Wire {
             }
         };
         stream.announced = length;
-        stream.is_head = request.method() == Method::HEAD;
+        stream.is_head = head.method == Method::HEAD;
         stream.expects = !stream.ended
-            && request
-                .headers()
-                .get(EXPECT)
-                .is_some_and(|value| value.as_bytes().eq_ignore_ascii_case(b"100-continue"));
+            && head
+                .fields
+                .get("expect")
+                .is_some_and(|value| value.eq_ignore_ascii_case(b"100-continue"));
         let whole = !stream.ended || stream.arrives(0, true);
         self.streams.insert(id, stream);
         if whole {
-            self.opened.push_back((id, request));
+            self.opened.push_back((id, head));
         } else {
             self.t.shared.malformed("a content-length without a body");
             self.reset(id, ErrorCode::Protocol);

@@ -3,9 +3,8 @@
 use std::task::{Context, Poll};
 
 use bytes::Bytes;
-use http::HeaderMap;
-use http::header::DATE;
-use http::response::Parts;
+use http::{HeaderMap, StatusCode};
+use ingress_core::fields::{Fields, write_number};
 
 use super::settings::Table;
 use super::wire::{ROOM, Wire, kind};
@@ -19,28 +18,42 @@ impl Wire {
         if !self.t.shared.has_interim() {
             return;
         }
-        for (status, headers) in self.t.shared.take_interim() {
+        for (status, fields) in self.t.shared.take_interim() {
             let awaited = self.streams.get_mut(&id).is_some_and(|stream| !stream.answered);
             // They are only information: a client that doesn't read goes without.
             if awaited && self.out.len() <= ROOM {
                 let mut block = Vec::with_capacity(128);
                 encode::status(&mut block, status);
-                encode::fields(&mut block, &headers);
+                encode::fields(&mut block, &fields);
                 self.send_block(id, 0, &block);
             }
         }
     }
 
-    pub(super) fn send_head(&mut self, id: u32, parts: &Parts, ends: bool) {
+    /// `length` is told unless the fields do.
+    pub(super) fn send_head(
+        &mut self,
+        id: u32,
+        (status, fields): (StatusCode, &Fields),
+        length: Option<u64>,
+        ends: bool,
+    ) {
         let Some(stream) = self.streams.get_mut(&id) else {
             return;
         };
         stream.answered = true;
         let mut block = Vec::with_capacity(256);
-        encode::status(&mut block, parts.status);
-        encode::fields(&mut block, &parts.headers);
-        if !parts.headers.contains_key(DATE) {
-            with_date(|date| encode::own_field(&mut block, &DATE, date));
+        encode::status(&mut block, status);
+        encode::fields(&mut block, fields);
+        if let Some(length) = length
+            && !fields.contains("content-length")
+        {
+            let mut digits = Vec::with_capacity(20);
+            write_number(&mut digits, length);
+            encode::field(&mut block, b"content-length", &digits, false);
+        }
+        if !fields.contains("date") {
+            with_date(|date| encode::field(&mut block, b"date", date, false));
         }
         self.send_block(id, if ends { END_STREAM } else { 0 }, &block);
         if ends {
@@ -97,7 +110,7 @@ impl Wire {
         match trailers {
             Some(trailers) => {
                 let mut block = Vec::with_capacity(64);
-                encode::fields(&mut block, trailers);
+                encode::map(&mut block, trailers);
                 self.send_block(id, END_STREAM, &block);
             }
             None => self.send(kind::DATA, END_STREAM, id, &[]),

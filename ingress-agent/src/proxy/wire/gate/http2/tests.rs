@@ -54,7 +54,11 @@ fn serve(limits: Limits) -> Served {
     let (server, handle) = Server::new(ClientStream::Pipe(io), &[], Arc::new(limits), 100);
     let server = Rc::new(server);
     let (serving, informer) = (Rc::clone(&server), handle.clone());
-    let ended = spawn_local(async move { serving.serve(|request| service(request, informer.clone())).await });
+    let ended = spawn_local(async move {
+        serving
+            .serve_http(|request| service(request, informer.clone()))
+            .await
+    });
     Served {
         client,
         handle,

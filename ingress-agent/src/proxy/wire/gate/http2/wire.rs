@@ -10,7 +10,6 @@ use std::task::{Context, Poll, ready};
 use std::time::Instant;
 
 use bytes::{Bytes, BytesMut};
-use http::Request;
 use http_body::Frame;
 
 use super::end::{Ending, Leaving};
@@ -19,6 +18,8 @@ use super::receive::Partial;
 use super::settings::Peer;
 use super::streams::{RECEIVE_WINDOW, Stream, Streams};
 use crate::error::ProxyError;
+use crate::proxy::message::Head;
+use crate::proxy::moment;
 use crate::proxy::upstream::timer::Timer;
 use crate::proxy::wire::Limits;
 use crate::proxy::wire::gate::stream::ClientStream;
@@ -60,7 +61,7 @@ pub(super) struct Wire {
     pub(super) streams: Streams,
     pub(super) most_streams: usize,
     /// Requests whose service has not begun.
-    pub(super) opened: VecDeque<(u32, Request<()>)>,
+    pub(super) opened: VecDeque<(u32, Box<Head>)>,
     /// Streams that wait for room or for the connection's window, the longest first.
     pub(super) waiting: VecDeque<u32>,
     /// Streams that waited, and whose turn it is.
@@ -385,7 +386,7 @@ impl Wire {
             } else {
                 (self.read * 2).min(LARGEST_READ)
             };
-            self.now = tokio::time::Instant::now().into_std();
+            self.now = moment::now().into_std();
             self.alive.progress();
             self.asked_alive = false;
         } else if self.input.is_empty() && self.streams.is_empty() {

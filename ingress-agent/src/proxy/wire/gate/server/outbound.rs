@@ -10,7 +10,7 @@ use bytes::{Buf, Bytes};
 use http::header::CONNECTION;
 use http::{HeaderMap, HeaderName, HeaderValue, StatusCode};
 use http_body::Body;
-use ingress_core::fields::{Fields, write_field};
+use ingress_core::fields::{Fields, write_field, write_number};
 
 use super::inbound::Wire;
 use super::request::Asked;
@@ -305,6 +305,7 @@ fn is_framing(name: &[u8]) -> bool {
 }
 
 fn write_length(out: &mut Vec<u8>, length: u64) {
-    // Writing to a Vec cannot fail.
-    let _ = write!(out, "content-length: {length}\r\n");
+    out.extend_from_slice(b"content-length: ");
+    write_number(out, length);
+    out.extend_from_slice(b"\r\n");
 }
