@@ -31,6 +31,7 @@ use crate::config::Config;
 use crate::drain::Drain;
 use crate::kernel::Kernel;
 use crate::live::Live;
+use crate::memory::pressure::Pressure;
 use crate::proxy::upstream::IdleBudget;
 use crate::proxy::worker::{self, Equipment, Shared};
 use crate::proxy::{tls, wire};
@@ -117,8 +118,12 @@ fn start_in(config: Config, process: Process) -> Result<Running> {
     let drain_timeout = config.drain_timeout;
     let tickets = TicketKeys::new(tickets::now()).context("no key for TLS session tickets can be made")?;
     let tickets = Arc::new(tickets);
+    let tls = tls::server_config(Arc::clone(&live), Arc::clone(&tickets)).context("TLS cannot be set up")?;
+    let pressure = Pressure::watch(config.limits.memory).context("memory cannot be watched")?;
     let shared = Arc::new(Shared {
-        tls: tls::server_config(Arc::clone(&live), Arc::clone(&tickets)).context("TLS cannot be set up")?,
+        tls_to_turn_away: tls::only_http1(&tls),
+        tls,
+        pressure,
         live: Arc::clone(&live),
         limits: Arc::new(gate_limits(&config)),
         forwarding: Forwarding {

@@ -18,6 +18,7 @@ mod request;
 mod serve;
 pub mod tls;
 mod tunnel;
+mod turn_away;
 pub mod upstream;
 pub mod wire;
 pub mod worker;

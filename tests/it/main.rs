@@ -26,6 +26,8 @@ mod harness;
 mod heads;
 mod hosts;
 mod lifecycle;
+mod limits;
+mod ocsp;
 mod ownership;
 mod papers;
 mod paths;
