@@ -168,7 +168,6 @@ struct ClientLimits {
     /// Requests that a client may take back within 10 seconds on one HTTP/2 connection before it is closed (a count).
     #[arg(long, value_name = "N", env = "INGRESS_AGENT_H2_MAX_RESETS", default_value = "200", value_parser = clap::value_parser!(u32).range(1..=65_535))]
     h2_max_resets: u32,
-
     #[command(flatten)]
     overload: overload::OverloadFlags,
 }

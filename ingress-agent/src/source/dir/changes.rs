@@ -185,3 +185,6 @@ fn replace(old: Option<&FileState>, new: Option<&FileState>, known: &mut Known) 
         }
     }
 }
+
+#[cfg(test)]
+mod tests;
