@@ -35,6 +35,7 @@ use crate::drain::Drain;
 use crate::kernel::Kernel;
 use crate::live::Live;
 use crate::proxy::roster::Roster;
+use crate::memory::pressure::Pressure;
 use crate::proxy::upstream::IdleBudget;
 use crate::proxy::worker::Shared;
 use crate::proxy::{tls, wire};
@@ -129,8 +130,12 @@ fn start_in(config: Config, process: Process) -> Result<Running> {
     let drain_timeout = config.drain_timeout;
     let tickets = TicketKeys::new(tickets::now()).context("no key for TLS session tickets can be made")?;
     let tickets = Arc::new(tickets);
+    let tls = tls::server_config(Arc::clone(&live), Arc::clone(&tickets)).context("TLS cannot be set up")?;
+    let pressure = Pressure::watch(config.limits.memory).context("memory cannot be watched")?;
     let shared = Arc::new(Shared {
-        tls: tls::server_config(Arc::clone(&live), Arc::clone(&tickets)).context("TLS cannot be set up")?,
+        tls_to_turn_away: tls::only_http1(&tls),
+        tls,
+        pressure,
         live: Arc::clone(&live),
         limits: Arc::new(gate_limits(&config)),
         forwarding: Forwarding {

@@ -221,6 +221,18 @@ pub struct Limits {
     pub h2_max_streams: u32,
     /// Streams that a client may reset within 10 seconds on one HTTP/2 connection.
     pub h2_max_resets: u32,
+    /// Of the whole process.
+    pub memory: MemoryLimit,
+}
+
+/// How much resident memory the process may have before it sheds load.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum MemoryLimit {
+    /// What the cgroup of the process allows; none where it sets no limit.
+    Auto,
+    Off,
+    Bytes(usize),
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]

@@ -10,6 +10,7 @@ pub mod control;
 mod netlink;
 mod object;
 pub mod port_owner;
+pub(crate) mod priority;
 pub mod reject;
 pub mod rights;
 pub mod steering;

@@ -1,4 +1,6 @@
-//! Memory that goes back when load goes away. Knows the allocator's habits, and nothing of what is allocated.
+//! Memory that goes back when load goes away, and the bound on it. Knows the allocator's habits, and nothing of what is allocated.
+
+pub(crate) mod pressure;
 
 use std::hint::black_box;
 use std::time::Duration;
@@ -10,6 +12,35 @@ pub(crate) fn give_back() {
 }
 
 const PAGE_OF_ITS_OWN: usize = 1 << 20;
+
+/// What a thread that has just freed much still has to do: twice, with a rest after each, as mimalloc first notes what is free and gives it
+/// back a while later.
+#[derive(Debug, Default)]
+pub(crate) struct Owed {
+    times: u8,
+}
+
+impl Owed {
+    /// Work was done: something may have been freed.
+    pub(crate) fn worked(&mut self) {
+        self.times = TIMES;
+    }
+
+    /// How long to rest before the next [`Owed::pay`].
+    pub(crate) fn due_in(&self) -> Option<Duration> {
+        (self.times > 0).then_some(PAUSE)
+    }
+
+    /// After a rest: gives back.
+    pub(crate) fn pay(&mut self) {
+        if self.times > 0 {
+            self.times -= 1;
+            give_back();
+        }
+    }
+}
+
+const TIMES: u8 = 3;
 
 /// For a thread that serves: once in a while, for ever.
 pub(crate) async fn keep_giving_back() {

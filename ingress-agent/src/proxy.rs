@@ -19,6 +19,7 @@ pub mod roster;
 mod serve;
 pub mod tls;
 mod tunnel;
+mod turn_away;
 pub mod upstream;
 pub mod wire;
 pub mod worker;

@@ -24,6 +24,7 @@ use ingress_core::resource::{CertificateKey, ClusterKey, Endpoint, EndpointCondi
 use ingress_core::snapshot::{Cluster, Snapshot};
 
 use crate::live::{CertificateStore, Live};
+use crate::memory;
 use crate::objects::{Objects, SourceState};
 use crate::resolve::Answers;
 use crate::telemetry::metrics::LiveSeries;
@@ -161,10 +162,17 @@ impl Publisher {
 
     /// Acts on events until it is told to stop; of several waiting states only the newest counts.
     pub fn run(mut self, events: &Receiver<Event>) {
+        let mut owed = memory::Owed::default();
         loop {
             let sum_up = self.log.due_in(Instant::now());
-            let first = match events.recv_timeout(sum_up.unwrap_or(RECHECK).min(RECHECK)) {
+            let rest = sum_up.into_iter().chain(owed.due_in()).min();
+            let first = match events.recv_timeout(rest.unwrap_or(RECHECK).min(RECHECK)) {
                 Ok(event) => Some(event),
+                Err(RecvTimeoutError::Timeout) if owed.due_in().is_some() => {
+                    owed.pay();
+                    self.log.sum_up(Instant::now());
+                    continue;
+                }
                 Err(RecvTimeoutError::Timeout) if sum_up.is_some() => {
                     self.log.sum_up(Instant::now());
                     continue;
@@ -183,6 +191,7 @@ impl Publisher {
                 }
             }
             self.apply(newest, answers);
+            owed.worked();
         }
     }
 

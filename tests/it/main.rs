@@ -28,6 +28,8 @@ mod hosts;
 mod lifecycle;
 mod nearness;
 mod listeners;
+mod limits;
+mod ocsp;
 mod ownership;
 mod papers;
 mod paths;

@@ -111,6 +111,17 @@ impl Manifests {
         )
     }
 
+    /// The same with an OCSP response beside it, DER.
+    pub fn stapled_tls_secret(&self, name: &str, leaf: &Leaf, staple: &[u8]) -> std::io::Result<&Self> {
+        self.tls_secret(name, leaf)?;
+        let file = file_name("secret", name);
+        let plain = std::fs::read_to_string(self.file(&file))?;
+        self.write(
+            &file,
+            &format!("{plain}  tls.ocsp-staple: {}\n", STANDARD.encode(staple)),
+        )
+    }
+
     /// Any text as any file: for what the builders do not say.
     pub fn write(&self, file: &str, text: &str) -> std::io::Result<&Self> {
         // The watcher ignores dot files, so the half-written state is never read.

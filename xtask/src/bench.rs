@@ -12,6 +12,7 @@ mod instructions;
 mod kernel;
 mod load;
 mod peers;
+mod reload;
 mod scale;
 mod site;
 mod websockets;

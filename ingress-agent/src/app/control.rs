@@ -12,6 +12,7 @@ use tokio::sync::watch;
 
 use crate::admin::{AdminState, Published};
 use crate::config::{self, Config};
+use crate::kernel::priority;
 use crate::kernel::reject::Rejection;
 use crate::live::Live;
 use crate::proxy::tls;
@@ -101,7 +102,9 @@ pub(super) fn start_publisher(
                 diagnostics: Arc::clone(&report.diagnostics),
             });
             admin.publish(published(report));
-            let _ = first.try_send(());
+            if first.try_send(()).is_ok() {
+                step_back("publish");
+            }
         }),
         want_names: Box::new(move |names| resolver.want(names)),
         listeners: listeners.to_vec(),
@@ -132,9 +135,15 @@ pub(super) fn start_publisher(
 
 fn start_source(config: &Config, state: &Arc<AdminState>, events: mpsc::Sender<Event>) -> Result<Source> {
     let vital = Vital::new("source", state);
+    let mut is_first = true;
     let tell = move |state| {
         let _vital = &vital;
-        events.send(Event::Source(state)).is_ok()
+        let told = events.send(Event::Source(state)).is_ok();
+        // Until there is something to serve, nothing is more urgent than that.
+        if std::mem::take(&mut is_first) {
+            step_back("source");
+        }
+        told
     };
     match &config.source {
         config::Source::Manifests(folder) => dir::watch(folder.clone(), tell)
@@ -205,6 +214,13 @@ fn published(report: Report) -> Published {
         objects: report.objects,
         certificates: report.certificates,
         unowned: report.unowned,
+    }
+}
+
+/// For a thread that works on changes: requests go first.
+fn step_back(thread: &str) {
+    if let Err(error) = priority::step_back() {
+        tracing::warn!(%error, "the thread {thread} cannot lower its priority: changes will disturb requests more");
     }
 }
 

@@ -3,6 +3,7 @@
 mod bans;
 mod input;
 mod listeners;
+mod overload;
 mod reject;
 
 use std::ffi::OsString;
@@ -131,6 +132,8 @@ struct ClientLimits {
     /// Requests that a client may take back within 10 seconds on one HTTP/2 connection before it is closed (a count).
     #[arg(long, value_name = "N", env = "INGRESS_AGENT_H2_MAX_RESETS", default_value = "200", value_parser = clap::value_parser!(u32).range(1..=65_535))]
     h2_max_resets: u32,
+    #[command(flatten)]
+    overload: overload::OverloadFlags,
 }
 
 #[derive(Debug, Args)]
@@ -406,6 +409,7 @@ impl ClientLimits {
             max_connections_per_source: self.max_connections_per_source,
             h2_max_streams: self.h2_max_streams,
             h2_max_resets: self.h2_max_resets,
+            memory: self.overload.memory_limit,
         }
     }
 }

@@ -79,6 +79,9 @@ async fn serve(
     account: &mut Account,
     incoming: Source,
 ) -> Result<Outcome, ProxyError> {
+    if connection.worker.shared.pressure.is_short() {
+        return Err(ProxyError::Answered(Reason::Overloaded));
+    }
     if account.head.version == Version::HTTP_2 {
         wire::check_h2_head(&account.head, connection.worker.limits())?;
     }

@@ -53,6 +53,14 @@ pub fn server_config(
     Ok(Arc::new(config))
 }
 
+/// The same for connections that get one answer of HTTP/1.1 and no more.
+pub(crate) fn only_http1(config: &ServerConfig) -> Arc<ServerConfig> {
+    let mut config = config.clone();
+    config.alpn_protocols = vec![b"http/1.1".to_vec()];
+    config.send_tls13_tickets = 0;
+    Arc::new(config)
+}
+
 /// Whether a handshake may have failed for our certificate: none was there for it, or one that the client does not take. That says nothing
 /// against the client.
 pub(crate) fn may_be_our_fault(error: &io::Error) -> bool {

@@ -13,7 +13,6 @@ use std::time::{Duration, Instant, SystemTime};
 use arc_swap::ArcSwap;
 use foldhash::fast::RandomState;
 use ingress_core::filter::Forwarding;
-use ingress_core::reason::Reason;
 use tokio::net::TcpListener;
 use tokio::task::{JoinSet, spawn_local};
 
@@ -22,6 +21,7 @@ use super::moment;
 use super::roster::{Post, Roster, Seat};
 use super::serve;
 use super::tunnel;
+use super::turn_away::{self, TurnedAway};
 use super::upstream::{IdleBudget, Settings, Upstreams};
 use super::wire;
 use crate::account::{Accounts, Desk};
@@ -29,19 +29,18 @@ use crate::bans::{Penalties, Teller};
 use crate::config::Config;
 use crate::drain::{Drain, Watcher};
 use crate::live::Live;
-use crate::memory;
+use crate::memory::{self, pressure::Pressure};
 use crate::telemetry::access_log::{self, AccessLog};
 use crate::telemetry::metrics::{self, Inbox, Shard};
 use crate::telemetry::record::{Listener, RequestRecord};
-
-/// Connections beyond the limits that are told so at the same time; the rest are just closed.
-const TURNED_AWAY_AT_ONCE: usize = 64;
 
 /// What all workers share.
 pub struct Shared {
     pub config: Config,
     pub live: Arc<ArcSwap<Live>>,
     pub tls: Arc<rustls::ServerConfig>,
+    /// For connections that are only told that there are too many.
+    pub tls_to_turn_away: Arc<rustls::ServerConfig>,
     pub limits: Arc<wire::Limits>,
     pub forwarding: Forwarding,
     pub idle_budget: Arc<IdleBudget>,
@@ -50,6 +49,7 @@ pub struct Shared {
     pub drain: Arc<Drain>,
     pub penalties: Arc<Penalties>,
     pub roster: Arc<Roster>,
+    pub pressure: Arc<Pressure>,
     /// Open client connections of the whole process.
     pub connections: AtomicUsize,
     /// Where clients reach us by HTTPS.
@@ -81,7 +81,7 @@ pub(crate) struct Worker {
     wall_clock: Cell<(Instant, SystemTime)>,
     random: RefCell<fastrand::Rng>,
     open: Cell<usize>,
-    turned_away: Cell<usize>,
+    pub(crate) turned_away: TurnedAway,
     by_source: RefCell<HashMap<IpAddr, usize, RandomState>>,
 }
 
@@ -121,7 +121,7 @@ async fn serve_all(equipment: Equipment) -> io::Result<()> {
         wall_clock: Cell::new((Instant::now(), SystemTime::now())),
         random: RefCell::new(fastrand::Rng::new()),
         open: Cell::new(0),
-        turned_away: Cell::new(0),
+        turned_away: TurnedAway::default(),
         by_source: RefCell::default(),
     });
     let upstreams = worker.upstreams.clone();
@@ -296,31 +296,9 @@ impl Worker {
             }
             Err(refusal) => {
                 self.shard.refused(refusal);
-                // TLS would cost a handshake, which is what there is too much of already.
-                if listener == Listener::Http {
-                    self.turn_away(stream, refusal);
-                }
+                turn_away::turn_away(self, listener, (stream, peer), refusal);
             }
         }
-    }
-
-    /// Says why, to as many at a time as cost next to nothing.
-    fn turn_away(self: &Rc<Self>, mut stream: tokio::net::TcpStream, refusal: metrics::Refusal) {
-        if self.turned_away.get() >= TURNED_AWAY_AT_ONCE {
-            return;
-        }
-        self.turned_away.set(self.turned_away.get() + 1);
-        let reason = match refusal {
-            metrics::Refusal::Limit => Reason::Overloaded,
-            metrics::Refusal::SourceLimit | metrics::Refusal::Banned => Reason::RateLimited,
-        };
-        let refusal = wire::Refusal::new(reason, "too many connections");
-        let answer = wire::last_answer(refusal, self.limits());
-        let worker = Rc::clone(self);
-        spawn_local(async move {
-            serve::last_words(&mut stream, &answer).await;
-            worker.turned_away.set(worker.turned_away.get().saturating_sub(1));
-        });
     }
 
     /// Whether this is a load balancer in front of us (`trusted-proxies`).
@@ -390,6 +368,9 @@ pub(crate) struct ConnectionSlot {
 
 impl ConnectionSlot {
     fn take(worker: &Rc<Worker>, peer: IpAddr) -> Result<Self, metrics::Refusal> {
+        if worker.shared.pressure.is_short() {
+            return Err(metrics::Refusal::Memory);
+        }
         let mut slot = Self {
             worker: Rc::clone(worker),
             source: None,

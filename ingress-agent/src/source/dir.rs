@@ -4,6 +4,7 @@
 //! everything, as losing all routes to an unmounted disk is worse than serving old ones; a folder that is there and empty is empty.
 //! An object's age is its `creationTimestamp` and never a file's time. Knows nothing of what objects mean.
 
+mod changes;
 mod file;
 mod scan;
 mod watch;
@@ -16,7 +17,7 @@ use std::sync::Arc;
 use ingress_core::diagnostic::{Diagnostic, Severity};
 use ingress_core::name::ObjectRef;
 
-use self::file::{FileState, Place, Standing};
+use self::file::{FileState, Standing};
 use self::scan::Listing;
 pub use self::watch::{WatchHandle, watch};
 use crate::objects::{Objects, SourceState};
@@ -27,17 +28,20 @@ pub struct LastGood {
     inner: Arc<Known>,
 }
 
-#[derive(Debug, Default)]
+#[derive(Clone, Debug, Default)]
 struct Known {
     files: BTreeMap<PathBuf, Arc<FileState>>,
     objects: Objects,
+    /// Of the files.
     diagnostics: Vec<Diagnostic>,
+    /// Some object stands in several places, so that what one file says depends on the others.
+    collided: bool,
 }
 
 /// Reads the folder once. Files that did not change since `last` are not read again, and objects that did not change keep their `Arc`.
 pub fn load(dir: &Path, last: &LastGood) -> (SourceState, LastGood) {
     match scan::list(dir) {
-        Ok(listing) => update(dir, &listing, last),
+        Ok(listing) => update(dir, &listing, last.clone()),
         Err(error) => (absent(dir, &error, last), last.clone()),
     }
 }
@@ -45,7 +49,8 @@ pub fn load(dir: &Path, last: &LastGood) -> (SourceState, LastGood) {
 /// Reads one manifest that is given as text; the end of `name` says whether it is JSON or YAML.
 pub fn load_text(name: &Path, text: &[u8]) -> SourceState {
     let files = BTreeMap::from([(name.to_path_buf(), Arc::new(file::from_text(name, text)))]);
-    let (objects, mut diagnostics) = assemble(&files);
+    let assembly = assemble(&files);
+    let (objects, mut diagnostics) = (assembly.objects, assembly.diagnostics);
     diagnostics.sort();
     SourceState { objects, diagnostics }
 }
@@ -72,20 +77,21 @@ fn absent(dir: &Path, error: &io::Error, last: &LastGood) -> SourceState {
 }
 
 /// Reads what changed in the listing, and puts everything together.
-fn update(dir: &Path, listing: &Listing, last: &LastGood) -> (SourceState, LastGood) {
-    let known = &last.inner;
-    let mut files: BTreeMap<_, _> = listing
-        .files
-        .iter()
-        .map(|(path, found)| (path.clone(), current(dir, path, found, known)))
-        .collect();
-    for folder in listing.unknown.keys() {
-        let below = known.files.iter().filter(|(path, _)| path.starts_with(folder));
-        for (path, state) in below {
-            files.entry(path.clone()).or_insert_with(|| Arc::clone(state));
-        }
-    }
-    let (objects, mut diagnostics) = assemble(&files);
+fn update(dir: &Path, listing: &Listing, last: LastGood) -> (SourceState, LastGood) {
+    let changes = changes::find(dir, listing, &last.inner);
+    // Nobody else holds it where a folder is watched: no copy.
+    let mut known = Arc::unwrap_or_clone(last.inner);
+    changes::apply(changes, &mut known);
+    let state = SourceState {
+        objects: known.objects.clone(),
+        diagnostics: all_diagnostics(listing, &known.diagnostics),
+    };
+    let inner = Arc::new(known);
+    (state, LastGood { inner })
+}
+
+fn all_diagnostics(listing: &Listing, of_files: &[Diagnostic]) -> Vec<Diagnostic> {
+    let mut diagnostics = of_files.to_vec();
     diagnostics.extend(listing.unknown.iter().map(|(folder, why)| {
         Diagnostic::new(
             Severity::Error,
@@ -97,39 +103,11 @@ fn update(dir: &Path, listing: &Listing, last: &LastGood) -> (SourceState, LastG
     }));
     diagnostics.sort();
     diagnostics.dedup();
-    let state = SourceState {
-        objects: objects.clone(),
-        diagnostics: diagnostics.clone(),
-    };
-    let inner = Arc::new(Known {
-        files,
-        objects,
-        diagnostics,
-    });
-    (state, LastGood { inner })
-}
-
-fn current(dir: &Path, path: &Path, found: &Result<scan::Stamp, String>, known: &Known) -> Arc<FileState> {
-    let earlier = known.files.get(path);
-    if let (Some(earlier), Ok(stamp)) = (earlier, found)
-        && earlier.stamp == Some(*stamp)
-    {
-        return Arc::clone(earlier);
-    }
-    let place = Place {
-        root: dir,
-        relative: path,
-    };
-    Arc::new(file::read(
-        &place,
-        found,
-        earlier.map(Arc::as_ref),
-        &known.objects,
-    ))
+    diagnostics
 }
 
 /// The set of objects: of two files with the same one, the first by path wins; a stand-by only where nothing valid is.
-fn assemble(files: &BTreeMap<PathBuf, Arc<FileState>>) -> (Objects, Vec<Diagnostic>) {
+fn assemble(files: &BTreeMap<PathBuf, Arc<FileState>>) -> Assembly<'_> {
     let mut assembly = Assembly::default();
     for standby in [false, true] {
         for (path, state) in files {
@@ -145,7 +123,7 @@ fn assemble(files: &BTreeMap<PathBuf, Arc<FileState>>) -> (Objects, Vec<Diagnost
     assembly
         .diagnostics
         .extend(files.values().flat_map(|state| state.diagnostics.iter().cloned()));
-    (assembly.objects, assembly.diagnostics)
+    assembly
 }
 
 #[derive(Default)]
@@ -153,6 +131,7 @@ struct Assembly<'f> {
     objects: Objects,
     diagnostics: Vec<Diagnostic>,
     owners: HashMap<&'f ObjectRef, &'f Path, foldhash::quality::RandomState>,
+    collided: bool,
 }
 
 impl<'f> Assembly<'f> {
@@ -162,8 +141,12 @@ impl<'f> Assembly<'f> {
                 self.owners.insert(&standing.reference, path);
                 standing.object.clone().insert(&mut self.objects);
             }
-            Some(_) if standing.standby => {}
-            Some(owner) => self.diagnostics.push(duplicate(&standing.reference, owner, path)),
+            Some(owner) => {
+                self.collided = true;
+                if !standing.standby {
+                    self.diagnostics.push(duplicate(&standing.reference, owner, path));
+                }
+            }
         }
     }
 }

@@ -1,4 +1,6 @@
-//! A Secret's `tls.crt` and `tls.key` to a certificate that can be served, or a sentence that says what is wrong.
+//! A Secret's `tls.crt` and `tls.key` to a certificate that can be served, or a sentence that says what is wrong; `tls.ocsp-staple` goes with it.
+
+mod ocsp;
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -40,6 +42,8 @@ struct Parsed {
     certificate: Arc<Certificate>,
     not_before: i64,
     names_from_subject: bool,
+    /// Why the certificate is served without its staple.
+    bad_staple: Option<String>,
 }
 
 /// Private keys stay out of every log, so of this too.
@@ -140,6 +144,10 @@ fn check_validity(parsed: &Parsed, now: i64, notes: &mut Notes) {
             "the certificate has no subject alternative name, only a common name; browsers will refuse it";
         notes.warning("data[tls.crt]", "CertificateWithoutNames", message.to_owned());
     }
+    if let Some(why) = &parsed.bad_staple {
+        let message = format!("{why}; the certificate is served without it");
+        notes.warning("data[tls.ocsp-staple]", "OcspStapleUnusable", message);
+    }
 }
 
 /// Coarse, so that the sentence, and with it the Diagnostic, does not change from one translation to the next.
@@ -154,7 +162,10 @@ fn span(seconds: i64) -> String {
 fn parse(secret: &Secret) -> Result<Parsed, String> {
     let chain = read_chain(field(secret, "tls.crt")?)?;
     let key = read_key(field(secret, "tls.key")?)?;
-    let key = fit(chain, key)?;
+    let mut key = fit(chain, key)?;
+    let staple = bytes_of(secret, "tls.ocsp-staple").map(ocsp::staple).transpose();
+    let bad_staple = staple.as_ref().err().cloned();
+    key.ocsp = staple.ok().flatten();
     let leaf = key.cert.first().ok_or("tls.crt holds no certificate")?;
     let (_, leaf) = X509Certificate::from_der(leaf)
         .map_err(|error| format!("the first certificate in tls.crt does not parse: {error}"))?;
@@ -162,6 +173,7 @@ fn parse(secret: &Secret) -> Result<Parsed, String> {
     Ok(Parsed {
         not_before: leaf.validity().not_before.timestamp(),
         names_from_subject,
+        bad_staple,
         certificate: Arc::new(Certificate {
             names,
             not_after: leaf.validity().not_after.timestamp(),
@@ -172,14 +184,16 @@ fn parse(secret: &Secret) -> Result<Parsed, String> {
 
 /// `stringData` wins over `data`, as in the API server.
 fn field<'a>(secret: &'a Secret, name: &str) -> Result<&'a [u8], String> {
+    bytes_of(secret, name).ok_or_else(|| format!("{name} is missing or empty"))
+}
+
+fn bytes_of<'a>(secret: &'a Secret, name: &str) -> Option<&'a [u8]> {
     let text = secret.string_data.as_ref().and_then(|all| all.get(name));
     let data = secret.data.as_ref().and_then(|all| all.get(name));
     let bytes = text
         .map(String::as_bytes)
         .or(data.map(|bytes| bytes.0.as_slice()));
-    bytes
-        .filter(|bytes| !bytes.is_empty())
-        .ok_or_else(|| format!("{name} is missing or empty"))
+    bytes.filter(|bytes| !bytes.is_empty())
 }
 
 fn read_chain(text: &[u8]) -> Result<Vec<CertificateDer<'static>>, String> {

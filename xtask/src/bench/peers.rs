@@ -128,6 +128,29 @@ impl Running {
         })
     }
 
+    /// nginx or HAProxy with a master above its worker, which reloads.
+    pub(crate) fn reloadable(peer: Peer, site: &Site) -> anyhow::Result<Self> {
+        let mut command = pinned(Cores::Both.list());
+        let ports = match peer {
+            Peer::Haproxy => {
+                command
+                    .args(["haproxy", "-W", "-db", "-f"])
+                    .arg(site.path("haproxy.conf"));
+                site.haproxy
+            }
+            Peer::Nginx | Peer::Agent => {
+                command
+                    .arg("nginx")
+                    .arg("-c")
+                    .arg(site.path("nginx-with-master.conf"));
+                site.nginx
+            }
+        };
+        let running = Self::of(peer, ports, &command)?;
+        running.wait_for_port(ports.http)?;
+        Ok(running)
+    }
+
     /// The agent under valgrind's eyes, which count when they are told to and write `callgrind.*` into the site's folder.
     pub(crate) fn counted(site: &Site, programs: &Path, agent_flags: &[String]) -> anyhow::Result<Self> {
         let mut command = Command::new("valgrind");

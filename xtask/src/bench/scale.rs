@@ -1,4 +1,4 @@
-//! 10,000 hosts against 100: start, memory, CPU; and of the agent an added host, as many certificates, and their removal.
+//! 10,000 hosts against 100: start, memory, CPU; an added host; and of the agent as many certificates, and their removal.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -11,6 +11,7 @@ use anyhow::{Context, bail};
 use super::ask::{self, Kept};
 use super::load::{Load, Measured};
 use super::peers::{self, Cores, Peer, Running};
+use super::reload;
 use super::site::{self, Site};
 use super::{Bench, Case};
 
@@ -36,6 +37,12 @@ pub(super) fn run(bench: &Bench<'_>) -> anyhow::Result<()> {
     let _backend = Running::backend(&site)?;
     bench.part(Case::Scale.title(), compare(bench, &site, many))?;
     bench.part("an added host", added_host(bench, &site, many))?;
+    for peer in [Peer::Nginx, Peer::Haproxy] {
+        bench.part(
+            "an added host after a reload",
+            reload::added_host(bench, peer, many),
+        )?;
+    }
     bench.part("certificates", certificates(bench, many))
 }
 

@@ -54,9 +54,8 @@ impl Site {
         site.put("key.pem", &leaf.key)?;
         site.put("both.pem", &format!("{}{}", leaf.certificate, leaf.key))?;
         site.put("backend.conf", &site.backend_conf())?;
-        site.put("nginx.conf", &site.nginx_conf(hosts))?;
         site.put("haproxy.conf", &site.haproxy_conf())?;
-        site.put("routes.map", &routes_map(hosts))?;
+        site.put_peers(hosts)?;
         std::fs::create_dir(site.path("manifests"))?;
         site.put("manifests/secret.yaml", &leaf.secret("bench", "bench-tls"))?;
         site.put("manifests/service.yaml", &service(backend))?;
@@ -64,6 +63,16 @@ impl Site {
             site.put(&format!("manifests/{index}.yaml"), &ingress(index, "bench-tls"))?;
         }
         Ok(site)
+    }
+
+    /// The hosts, for nginx and HAProxy; what reloads it finds a host more or less.
+    pub(crate) fn put_peers(&self, hosts: usize) -> std::io::Result<()> {
+        let nginx = self.nginx_conf(hosts);
+        // Only a master can put a new worker beside the old one.
+        let with_master = nginx.replacen("master_process off;", "master_process on;", 1);
+        self.put("nginx.conf", &nginx)?;
+        self.put("nginx-with-master.conf", &with_master)?;
+        self.put("routes.map", &routes_map(hosts))
     }
 
     /// Further hosts, each with a certificate and a key of its own, many to a file; gives the files.

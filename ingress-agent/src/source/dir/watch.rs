@@ -19,6 +19,7 @@ use notify::{EventKind, RecommendedWatcher, RecursiveMode, Watcher};
 
 use super::scan::{self, Listing};
 use super::{LastGood, absent, file, update};
+use crate::memory;
 use crate::objects::SourceState;
 
 /// So long nothing more must happen before the folder is read: a write comes as several events.
@@ -201,6 +202,7 @@ impl Watch {
     fn run(mut self, mut send: impl FnMut(SourceState) -> bool) {
         let mut pending = Pending::default();
         let mut sent = None;
+        let mut owed = memory::Owed::default();
         while !pending.stop {
             let state = self.look(pending);
             if sent.as_ref().is_none_or(|sent| !is_same(sent, &state)) {
@@ -208,10 +210,15 @@ impl Watch {
                 if !send(state) {
                     return;
                 }
+                owed.worked();
             }
+            let full_look = self.next_full_look.saturating_duration_since(Instant::now());
             pending = self
                 .signal
-                .wait(self.next_full_look.saturating_duration_since(Instant::now()));
+                .wait(owed.due_in().map_or(full_look, |rest| rest.min(full_look)));
+            if pending.is_idle() {
+                owed.pay();
+            }
         }
     }
 
@@ -287,7 +294,7 @@ impl Watch {
     }
 
     fn read(&mut self) -> SourceState {
-        let (mut state, last) = update(&self.dir, &self.listing, &self.last);
+        let (mut state, last) = update(&self.dir, &self.listing, std::mem::take(&mut self.last));
         self.last = last;
         if let Some(why) = &self.degraded {
             let message =

@@ -81,7 +81,12 @@ impl Kept for Secret {
         if self.type_.as_deref() == Some("kubernetes.io/tls")
             && let Some(data) = &mut self.data
         {
-            data.retain(|name, _| matches!(name.as_str(), "tls.crt" | "tls.key" | "ca.crt"));
+            data.retain(|name, _| {
+                matches!(
+                    name.as_str(),
+                    "tls.crt" | "tls.key" | "tls.ocsp-staple" | "ca.crt"
+                )
+            });
         }
     }
 
@@ -213,11 +218,11 @@ mod tests {
     fn of_a_tls_secret_only_the_fields_that_tls_uses_are_kept() {
         let mut secret: Secret = serde_json::from_value(serde_json::json!({
             "type": "kubernetes.io/tls",
-            "data": {"tls.crt": "", "tls.key": "", "ca.crt": "", "keystore.jks": "AAAA"},
+            "data": {"tls.crt": "", "tls.key": "", "tls.ocsp-staple": "", "ca.crt": "", "keystore.jks": "AAAA"},
         }))
         .unwrap();
         secret.trim();
         let kept: Vec<_> = secret.data.unwrap().into_keys().collect();
-        assert_eq!(kept, ["ca.crt", "tls.crt", "tls.key"]);
+        assert_eq!(kept, ["ca.crt", "tls.crt", "tls.key", "tls.ocsp-staple"]);
     }
 }

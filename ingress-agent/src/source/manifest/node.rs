@@ -3,6 +3,8 @@
 //! Kubernetes reads YAML by turning it into JSON first, and types come after: so `true` is never a string here either.
 //! Knows YAML and JSON; knows nothing of kinds.
 
+mod quick;
+
 use std::fmt;
 
 use serde::de::{self, Deserialize, Deserializer, MapAccess, SeqAccess, Visitor};
@@ -107,6 +109,10 @@ pub(super) fn shorten(text: &str) -> &str {
 
 /// Every document of a YAML file, or the message with line and column.
 pub(super) fn parse_yaml(text: &str) -> Result<Vec<Node>, String> {
+    quick::read(text).map_or_else(|| parse_the_long_way(text), Ok)
+}
+
+fn parse_the_long_way(text: &str) -> Result<Vec<Node>, String> {
     serde_saphyr::from_multiple_with_options::<Node>(text, yaml_options())
         .map_err(|error| yaml_message(&error))
 }

@@ -94,6 +94,33 @@ impl Object {
         }
     }
 
+    /// Whether both are the very same object.
+    pub(in crate::source) fn is(&self, other: &Object) -> bool {
+        match (self, other) {
+            (Self::Ingress(a), Self::Ingress(b)) => Arc::ptr_eq(a, b),
+            (Self::IngressClass(a), Self::IngressClass(b)) => Arc::ptr_eq(a, b),
+            (Self::Service(a), Self::Service(b)) => Arc::ptr_eq(a, b),
+            (Self::EndpointSlice(a), Self::EndpointSlice(b)) => Arc::ptr_eq(a, b),
+            (Self::Secret(a), Self::Secret(b)) => Arc::ptr_eq(a, b),
+            (Self::ConfigMap(a), Self::ConfigMap(b)) => Arc::ptr_eq(a, b),
+            _ => false,
+        }
+    }
+
+    /// Takes the object that `reference` names out of the set.
+    pub(in crate::source) fn remove(objects: &mut Objects, reference: &ObjectRef) {
+        let key = key_of(reference);
+        match reference.kind {
+            Kind::Ingress => drop(objects.ingresses.remove(&key)),
+            Kind::IngressClass => drop(objects.ingress_classes.remove(&key)),
+            Kind::Service => drop(objects.services.remove(&key)),
+            Kind::EndpointSlice => drop(objects.endpoint_slices.remove(&key)),
+            Kind::Secret => drop(objects.secrets.remove(&key)),
+            Kind::ConfigMap => drop(objects.config_maps.remove(&key)),
+            Kind::File => {}
+        }
+    }
+
     /// Adds the object to the set.
     pub(in crate::source) fn insert(self, objects: &mut Objects) {
         let key = key_of(&self.reference());

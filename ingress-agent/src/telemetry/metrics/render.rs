@@ -241,7 +241,10 @@ fn connections(page: &mut Page, total: &ShardSnapshot) {
         "counter",
         "Client connections closed at once because of a limit, or because their source is banned.",
     );
-    for (limit, count) in ["total", "source", "banned"].into_iter().zip(total.refused) {
+    for (limit, count) in ["total", "source", "banned", "memory"]
+        .into_iter()
+        .zip(total.refused)
+    {
         page.sample(
             "ingress_agent_connections_refused_total",
             &Labels::new().with("limit", limit),

@@ -49,7 +49,7 @@ pub struct ShardSnapshot {
     /// Open now, by listener and what is spoken on it (`None` first: not known yet).
     pub connections: [[i64; PROTOCOLS]; 2],
     pub connections_opened: [u64; 2],
-    pub refused: [u64; 3],
+    pub refused: [u64; 4],
     pub tls_handshakes: [u64; 3],
     pub upstream_events: [u64; UpstreamEvent::COUNT],
     pub upstream_pool: UpstreamPool,
@@ -86,6 +86,8 @@ pub enum Refusal {
     SourceLimit,
     /// Its source is banned.
     Banned,
+    /// `memory-limit`.
+    Memory,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
