@@ -103,6 +103,8 @@ impl Object {
             (Self::EndpointSlice(a), Self::EndpointSlice(b)) => Arc::ptr_eq(a, b),
             (Self::Secret(a), Self::Secret(b)) => Arc::ptr_eq(a, b),
             (Self::ConfigMap(a), Self::ConfigMap(b)) => Arc::ptr_eq(a, b),
+            (Self::Namespace(a), Self::Namespace(b)) => Arc::ptr_eq(a, b),
+            (Self::Node(a), Self::Node(b)) => Arc::ptr_eq(a, b),
             _ => false,
         }
     }
@@ -117,6 +119,8 @@ impl Object {
             Kind::EndpointSlice => drop(objects.endpoint_slices.remove(&key)),
             Kind::Secret => drop(objects.secrets.remove(&key)),
             Kind::ConfigMap => drop(objects.config_maps.remove(&key)),
+            Kind::Namespace => drop(objects.namespaces.remove(&key)),
+            Kind::Node => drop(objects.nodes.remove(&key)),
             Kind::File => {}
         }
     }
