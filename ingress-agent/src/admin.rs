@@ -15,6 +15,7 @@ use ingress_core::snapshot::Snapshot;
 
 use crate::account::Accounts;
 use crate::config::Config;
+use crate::drain::Drain;
 use crate::kernel::Kernel;
 use crate::source::cluster::counts::SourceCounts;
 use crate::telemetry::access_log;
@@ -71,6 +72,8 @@ pub struct AdminState {
     source: OnceLock<Arc<SourceCounts>>,
     /// Connections by route and endpoint.
     accounts: OnceLock<Arc<Accounts>>,
+    /// What had to be ended at the end of a drain.
+    drain: OnceLock<Arc<Drain>>,
 }
 
 impl AdminState {
@@ -96,6 +99,7 @@ impl AdminState {
             dead: OnceLock::new(),
             source: OnceLock::new(),
             accounts: OnceLock::new(),
+            drain: OnceLock::new(),
         })
     }
 
@@ -122,6 +126,11 @@ impl AdminState {
     /// What is known of connections.
     pub fn set_accounts(&self, accounts: Arc<Accounts>) {
         let _ = self.accounts.set(accounts);
+    }
+
+    /// Who counts what a drain ends.
+    pub fn set_drain(&self, drain: Arc<Drain>) {
+        let _ = self.drain.set(drain);
     }
 
     /// The signal to stop has come: not ready any more, still healthy.

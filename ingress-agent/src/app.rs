@@ -4,6 +4,7 @@
 
 mod accounting;
 mod control;
+mod inheritance;
 mod rejection;
 mod serving;
 mod succession;
@@ -22,6 +23,7 @@ use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 use tokio::signal::unix::{Signal, SignalKind, signal};
 
 use self::control::{Publication, Vital, spawn, start_publisher};
+use self::inheritance::Heirlooms;
 use self::serving::Serving;
 use self::succession::{Estate, Succession};
 use crate::account::Accounts;
@@ -31,6 +33,7 @@ use crate::config::Config;
 use crate::drain::Drain;
 use crate::kernel::Kernel;
 use crate::live::Live;
+use crate::proxy::door::Doors;
 use crate::proxy::upstream::IdleBudget;
 use crate::proxy::worker::{self, Equipment, Shared};
 use crate::proxy::{tls, wire};
@@ -47,8 +50,8 @@ pub struct Running {
     pub state: Arc<AdminState>,
     kernel: Arc<Kernel>,
     succession: Option<Succession>,
-    drain: Arc<Drain>,
-    drain_timeout: Duration,
+    shared: Arc<Shared>,
+    heirlooms: Arc<Heirlooms>,
     workers: Vec<JoinHandle<()>>,
     publication: Publication,
     admin_server: admin::Running,
@@ -82,7 +85,7 @@ fn start_in(config: Config, process: Process) -> Result<Running> {
         https,
         sockets,
         kernel,
-        all_steered,
+        heirlooms,
     } = serving::bind(&config)?;
     let rejection = rejection::prepare(&config, &http, &https)?;
     kernel.set_rejection(rejection.clone());
@@ -114,7 +117,7 @@ fn start_in(config: Config, process: Process) -> Result<Running> {
     let publication = start_publisher(&config, &state, &series, (started, &listeners), rejection.ok())?;
     let live = Arc::clone(&publication.live);
     let drain = Arc::new(Drain::default());
-    let drain_timeout = config.drain_timeout;
+    state.set_drain(Arc::clone(&drain));
     let tickets = TicketKeys::new(tickets::now()).context("no key for TLS session tickets can be made")?;
     let tickets = Arc::new(tickets);
     let shared = Arc::new(Shared {
@@ -128,13 +131,16 @@ fn start_in(config: Config, process: Process) -> Result<Running> {
         idle_budget: Arc::new(idle_budget(&config)),
         accounts: Arc::clone(&accounts),
         series,
-        drain: Arc::clone(&drain),
+        drain,
         penalties: bans.penalties(),
+        doors: Doors::default(),
         connections: AtomicUsize::new(0),
         https_port: redirect_port(&config, &https),
         started,
         config,
     });
+    // Until they are ours alone.
+    shared.doors.close(&heirlooms.from_before());
     let mut workers = Vec::new();
     for (index, (sockets, inbox)) in sockets.into_iter().zip(inboxes).enumerate() {
         let equipment = Equipment {
@@ -156,11 +162,12 @@ fn start_in(config: Config, process: Process) -> Result<Running> {
         kernel: Arc::clone(&kernel),
         state: Arc::clone(&state),
         penalties: bans.penalties(),
-        shared,
+        shared: Arc::clone(&shared),
         tickets,
         addresses: http.iter().chain(&https).copied().collect(),
-        all_steered,
+        heirlooms: Arc::new(heirlooms),
     };
+    let heirlooms = Arc::clone(&estate.heirlooms);
     let succession = succession::take_over(&estate)?;
     state.set_listening();
     Ok(Running {
@@ -171,8 +178,8 @@ fn start_in(config: Config, process: Process) -> Result<Running> {
         admin: admin_address,
         live,
         state,
-        drain,
-        drain_timeout,
+        shared,
+        heirlooms,
         workers,
         publication,
         admin_server,
@@ -183,28 +190,30 @@ fn start_in(config: Config, process: Process) -> Result<Running> {
 }
 
 impl Running {
-    /// Ends without loss: nothing new, open requests go on until they are done or `drain_timeout` has passed.
+    /// Ends without loss: nothing new, open requests go on until they are done or `drain_timeout` is nearly over; then they are ended.
     pub fn shutdown(self) {
         self.state.set_draining();
-        self.drain.order(Duration::ZERO);
-        let now = Instant::now();
-        let deadline = now + self.drain_timeout;
-        // WebSockets never end by themselves: they are closed in the last quarter, spread, and with time for an answer.
-        let spread = self.drain_timeout / 8;
-        let wind_up = now + self.drain_timeout / 4 * 3;
+        self.heirlooms.close();
+        let (drain, limit) = (&self.shared.drain, self.shared.config.drain_timeout);
+        drain.order(Duration::ZERO);
+        let begun = Instant::now();
         while self.workers.iter().any(|worker| !worker.is_finished()) {
-            if Instant::now() >= deadline {
-                tracing::warn!("--drain-timeout has passed; connections that are still open are cut");
-                break;
-            }
-            if Instant::now() >= wind_up {
-                self.drain.wind_up(spread);
+            match begun.elapsed() {
+                passed if passed >= limit => break,
+                // So that clients do not all come back at once; what has begun gets a little time, and as much is left for the last words.
+                passed if passed >= limit / 16 * 13 => drain.end(limit / 16, limit / 16),
+                // WebSockets never end by themselves: they are closed in the last quarter, and with time for an answer.
+                passed if passed >= limit / 4 * 3 => drain.wind_up(limit / 8),
+                _ => {}
             }
             std::thread::sleep(Duration::from_millis(5));
         }
-        self.drain.cut();
+        drain.cut(&self.shared.connections);
         for worker in self.workers {
             let _ = worker.join();
+        }
+        if !drain.tally().is_empty() {
+            tracing::warn!("--drain-timeout: what was open at its end: {}", drain.tally());
         }
         self.kernel.let_go("the agent has ended");
         drop(self.succession);

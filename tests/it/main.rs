@@ -14,6 +14,7 @@ mod certificates;
 mod changes;
 mod default_backends;
 mod drain;
+mod drain_end;
 mod external_name;
 mod folder;
 mod forwarded;

@@ -8,6 +8,7 @@ mod bans;
 mod hand_over;
 mod hooks;
 mod namespace;
+mod passing;
 mod reject;
 mod rights;
 mod steering;

@@ -84,7 +84,8 @@ impl AgentProcess {
         };
         let serving = started.log_line("that it serves", |line| line["message"] == "serving")?;
         let address = |listener: &str| {
-            let text = serving[listener].as_str().unwrap_or_default();
+            let all = serving[listener].as_str().unwrap_or_default();
+            let text = all.split(", ").next().unwrap_or_default();
             // Port 0 of loopback, where nobody listens.
             let text = if text == "off" { "127.0.0.1:0" } else { text };
             let parsed: Result<SocketAddr, _> = text.parse();

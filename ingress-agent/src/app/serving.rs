@@ -6,6 +6,7 @@ use std::sync::Arc;
 use anyhow::{Context as _, Result, bail};
 use ingress_common::abi::WHOLE;
 
+use super::inheritance::{Heirlooms, Inherited};
 use crate::admin;
 use crate::config::{Config, HookMode};
 use crate::kernel::steering::{Steering, Wanted};
@@ -19,15 +20,22 @@ pub(super) struct Serving {
     pub(super) https: Vec<SocketAddr>,
     pub(super) sockets: Vec<Vec<(Listener, TcpListener)>>,
     pub(super) kernel: Arc<Kernel>,
-    /// Every address is served by steering: a newer agent can take all of it over.
-    pub(super) all_steered: bool,
+    /// What is bound and not steered: a newer agent can be given these.
+    pub(super) heirlooms: Heirlooms,
 }
 
 /// Nobody is served before [`Kernel::take_traffic`] where addresses are steered; what is bound, queues at once.
 pub(super) fn bind(config: &Config) -> Result<Serving> {
-    let (steerable, mut bindable): (Vec<_>, Vec<_>) = addresses(config)
-        .into_iter()
-        .partition(|(_, address)| config.kernel.steering != HookMode::Off && address.port() != 0);
+    let mut inherited = Inherited::ask(config);
+    let (steerable, mut bindable): (Vec<_>, Vec<_>) =
+        addresses(config)
+            .into_iter()
+            .partition(|(_, address)| match config.kernel.steering {
+                HookMode::Off => false,
+                HookMode::On => address.port() != 0,
+                // An agent before us has bound it, and gives us its sockets.
+                HookMode::Auto => address.port() != 0 && !inherited.has(*address),
+            });
     let (kernel, mut sockets) = match steer(config, &steerable)? {
         Ok((steering, sockets)) => (Kernel::prepared(steering), sockets),
         Err(why) => {
@@ -40,7 +48,7 @@ pub(super) fn bind(config: &Config) -> Result<Serving> {
         http: Vec::new(),
         https: Vec::new(),
         sockets: Vec::new(),
-        all_steered: kernel.is_prepared() && bindable.is_empty(),
+        heirlooms: Heirlooms::default(),
         kernel: Arc::new(kernel),
     };
     if serving.kernel.is_prepared() {
@@ -49,11 +57,23 @@ pub(super) fn bind(config: &Config) -> Result<Serving> {
         }
     }
     for (kind, address) in bindable {
-        let bound = BoundListener::bind(kind, address, config.workers)
-            .with_context(|| format!("{}{}", busy(kind.as_str(), address), who_has(address)))?;
-        serving.list(kind).push(bound.address);
-        for (worker, socket) in sockets.iter_mut().zip(bound.sockets) {
-            worker.push((kind, socket));
+        let (address, bound) = if inherited.has(address) {
+            serving.heirlooms.adopted(address);
+            let sockets = inherited.take(address, config.workers);
+            (address, sockets.context("an inherited socket cannot be used")?)
+        } else {
+            let bound = BoundListener::bind(kind, address, config.workers)
+                .with_context(|| format!("{}{}", busy(kind.as_str(), address), who_has(address)))?;
+            let one_each = bound.sockets.into_iter().map(|socket| vec![socket]);
+            (bound.address, one_each.collect())
+        };
+        serving.list(kind).push(address);
+        for socket in bound.iter().flatten() {
+            let kept = serving.heirlooms.keep(address, socket);
+            kept.context("a socket cannot be kept for the next agent")?;
+        }
+        for (worker, bound) in sockets.iter_mut().zip(bound) {
+            worker.extend(bound.into_iter().map(|socket| (kind, socket)));
         }
     }
     serving.sockets = sockets;

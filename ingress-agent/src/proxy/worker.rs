@@ -17,7 +17,8 @@ use ingress_core::reason::Reason;
 use tokio::net::TcpListener;
 use tokio::task::{JoinSet, spawn_local};
 
-use super::bell::Bell;
+use super::bell::{Bell, Stroke};
+use super::door::Doors;
 use super::moment;
 use super::serve;
 use super::tunnel;
@@ -26,7 +27,7 @@ use super::wire;
 use crate::account::{Accounts, Desk};
 use crate::bans::{Penalties, Teller};
 use crate::config::Config;
-use crate::drain::{Drain, Watcher};
+use crate::drain::{Drain, Ended, Watcher};
 use crate::live::Live;
 use crate::memory;
 use crate::telemetry::access_log::{self, AccessLog};
@@ -47,6 +48,7 @@ pub struct Shared {
     pub accounts: Arc<Accounts>,
     pub series: metrics::collect::SharedSeries,
     pub drain: Arc<Drain>,
+    pub doors: Doors,
     pub penalties: Arc<Penalties>,
     /// Open client connections of the whole process.
     pub connections: AtomicUsize,
@@ -71,8 +73,10 @@ pub(crate) struct Worker {
     pub(crate) bans: Teller,
     pub(crate) desk: Rc<Desk>,
     access_log: Rc<AccessLog>,
-    /// Rings when the order to drain has come: cheaper to listen to than the order itself, on every poll of every connection.
+    /// Rings when an order to drain or to end has come: cheaper to listen to than the order itself, on every poll of every connection.
     pub(crate) bell: Rc<Bell>,
+    /// How long an answer that has begun may go on after the order to end.
+    pub(crate) grace: Cell<Duration>,
     pub(crate) scratch: tunnel::Scratch,
     wall_clock: Cell<(Instant, SystemTime)>,
     random: RefCell<fastrand::Rng>,
@@ -112,6 +116,7 @@ async fn serve_all(equipment: Equipment) -> io::Result<()> {
         desk,
         access_log: access_log.worker(),
         bell: Rc::default(),
+        grace: Cell::default(),
         scratch: tunnel::Scratch::default(),
         wall_clock: Cell::new((Instant::now(), SystemTime::now())),
         random: RefCell::new(fastrand::Rng::new()),
@@ -140,20 +145,25 @@ async fn serve_all(equipment: Equipment) -> io::Result<()> {
         }
         Ok(())
     };
-    let ringer = Rc::clone(&worker);
-    spawn_local(async move {
-        let mut drain = ringer.drain_watcher();
-        let spread = drain.ordered().await;
-        tokio::select! {
-            () = ringer.bell.ring_over(spread) => {}
-            () = drain.hastened(spread) => ringer.bell.ring(),
-        }
-    });
+    spawn_local(ring_orders(Rc::clone(&worker)));
     let mut drain = worker.drain_watcher();
     tokio::select! {
         ended = drained => ended,
         () = drain.cut() => Ok(()),
     }
+}
+
+/// Passes the orders on to the connections.
+async fn ring_orders(worker: Rc<Worker>) {
+    let (bell, mut drain) = (&worker.bell, worker.drain_watcher());
+    let spread = drain.ordered().await;
+    tokio::select! {
+        () = bell.ring_over(Stroke::Drain, spread) => {}
+        () = drain.hastened(spread) => bell.ring(Stroke::Drain),
+    }
+    let (spread, grace) = drain.ending().await;
+    worker.grace.set(grace);
+    bell.ring_over(Stroke::End, spread).await;
 }
 
 fn pool_numbers(upstreams: &Upstreams) -> metrics::UpstreamPool {
@@ -169,12 +179,25 @@ fn pool_numbers(upstreams: &Upstreams) -> metrics::UpstreamPool {
 /// `drain-timeout`): whoever still comes here is answered. At the end takes what the kernel has already queued.
 async fn accept(worker: Rc<Worker>, listener: Listener, socket: TcpListener) -> io::Result<()> {
     let mut drain = worker.drain_watcher();
+    let mut door = worker.shared.doors.door(socket.local_addr()?);
     loop {
+        if door.is_closed() {
+            tokio::select! {
+                biased;
+                _ = drain.ordered() => break,
+                () = door.open() => {}
+            }
+        }
         tokio::select! {
             biased;
             _ = drain.ordered() => break,
+            () = door.changed() => {}
             accepted = socket.accept() => worker.accepted(listener, accepted).await,
         }
+    }
+    if door.is_closed() {
+        // Another agent has the same socket, and takes what is in its queue.
+        return Ok(());
     }
     let last_call = tokio::time::sleep(worker.shared.config.drain_timeout / 2);
     let mut last_call = std::pin::pin!(last_call);
@@ -286,6 +309,7 @@ impl Worker {
         let spread = self.drain_watcher().winding_up().await;
         let share = f64::from(u32::try_from(self.random() >> 32).unwrap_or(0)) / f64::from(u32::MAX);
         tokio::time::sleep(spread.mul_f64(share)).await;
+        self.shared.drain.ended(Ended::WebSocket);
     }
 
     /// Time since the process started: what the balancer counts in.

@@ -193,6 +193,7 @@ impl Wire {
 
     fn open(&mut self, head: Frame, asked: Result<Asked, Malformed>) {
         let id = head.stream;
+        self.idle_until = None;
         let mut stream = Stream::new(self.peer.initial_window);
         stream.ended = head.end_stream();
         if self.takes_no_more() {
