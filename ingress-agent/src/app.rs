@@ -140,7 +140,7 @@ fn start_in(config: Config, process: Process) -> Result<Running> {
         config,
     });
     // Until they are ours alone.
-    shared.doors.close(&heirlooms.from_before());
+    shared.doors.close(&heirlooms.adopted_addresses());
     let mut workers = Vec::new();
     for (index, (sockets, inbox)) in sockets.into_iter().zip(inboxes).enumerate() {
         let equipment = Equipment {

@@ -198,6 +198,12 @@ impl Watcher {
         (orders.spread, orders.grace)
     }
 
+    /// The order to end again, with less time.
+    pub async fn hurried(&mut self, spread: Duration) {
+        let stricter = |orders: &Orders| orders.phase > Phase::Ending || orders.spread < spread;
+        let _ = self.0.wait_for(stricter).await;
+    }
+
     pub async fn cut(&mut self) {
         self.reached(Phase::Cut).await;
     }

@@ -6,7 +6,8 @@ use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::PathBuf;
 
 use anyhow::Context;
-use ingress_tests::{AgentProcess, KeptWebSocket, Request};
+use ingress_tests::raw::Step;
+use ingress_tests::{AgentProcess, Ingress, KeptWebSocket, RawBackend, RawClient, Request};
 
 use crate::Done;
 use crate::agent::{HOST, Site, wait};
@@ -149,6 +150,59 @@ fn of_other_addresses_what_fits_is_taken_over_and_the_rest_is_bound_or_stays() -
     is_well(&site)?;
     assert_eq!(port_81()?, 200);
     Ok(())
+}
+
+#[test]
+fn after_its_time_an_old_agent_answers_what_waits_with_503_draining_and_breaks_off_what_has_begun() -> Done {
+    let Some(site) = Site::new()? else { return Ok(()) };
+    let head = Step::Expect(b"\r\n\r\n".to_vec());
+    let begins = b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n5\r\nbegun\r\n".to_vec();
+    let scripts = [vec![head.clone()], vec![head, Step::Send(begins)]];
+    let mut backends = Vec::new();
+    for (name, script) in ["silent", "begun"].into_iter().zip(scripts) {
+        let backend = site.net.node.run(|| Ok(RawBackend::scripted(script)?))?;
+        site.manifests.service(name, &[backend.address()])?;
+        let ingress = Ingress::new(name)
+            .class("ingress-agent")
+            .host(&format!("{name}.test"));
+        site.manifests.ingress(&ingress.prefix("/", name))?;
+        backends.push(backend);
+    }
+    let limits = ["--hand-over-timeout", "1s", "--hand-over-spread", "2s"];
+    let old = site.start(&[&SHORT_OVERLAP[..], &limits].concat())?;
+    let ask = |host: &str| {
+        let mut client = site
+            .net
+            .client
+            .run(|| Ok(RawClient::connect(format!("{NODE}:80").parse()?)?))?;
+        client.send(format!("GET / HTTP/1.1\r\nHost: {host}.test\r\n\r\n"))?;
+        anyhow::Ok(client)
+    };
+    let (mut silent, mut begun) = (ask("silent")?, ask("begun")?);
+    begun.read_until("begun\r\n")?;
+    wait("the backend to have the request", || {
+        Ok(backends[0].connections() > 0)
+    })?;
+    let _new = site.start(&OFF)?;
+    let told = String::from_utf8(silent.read_to_end()?)?;
+    assert!(
+        told.starts_with("HTTP/1.1 503 ") && told.contains("x-ingress-agent-reason: draining\r\n"),
+        "{told}"
+    );
+    assert_eq!(begun.read_to_end()?, b"", "no last chunk");
+    old.log_line("how many there were", |line| {
+        let says = line["message"].as_str().unwrap_or_default();
+        says.contains("503 draining 1, answers broken off 1, WebSockets closed 0, connections cut 0")
+    })?;
+    let page = site.net.node.run(|| {
+        let url = format!("http://{}/metrics", old.admin);
+        Ok(Request::get(&url)?.ask(old.admin)?.text())
+    })?;
+    assert!(
+        page.contains("ingress_agent_drain_ended_total{what=\"answer\"} 1"),
+        "{page}"
+    );
+    is_well(&site)
 }
 
 fn control_socket(site: &Site) -> anyhow::Result<PathBuf> {

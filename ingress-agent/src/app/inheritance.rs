@@ -81,7 +81,7 @@ impl Heirlooms {
     }
 
     /// Addresses that an agent before us has too.
-    pub(super) fn from_before(&self) -> Vec<SocketAddr> {
+    pub(super) fn adopted_addresses(&self) -> Vec<SocketAddr> {
         self.adopted.iter().copied().collect()
     }
 

@@ -54,7 +54,10 @@ const READY_WITHIN: Duration = Duration::from_secs(30);
 /// Between two looks at a successor that is there to stay.
 const A_LONG_TIME: Duration = Duration::from_secs(3600);
 
-fn taken(passed_on: &[(u32, Vec<SocketAddr>)]) -> Vec<SocketAddr> {
+/// A successor's process, and the addresses of which it has our sockets.
+type PassedOn = (u32, Vec<SocketAddr>);
+
+fn taken(passed_on: &[PassedOn]) -> Vec<SocketAddr> {
     passed_on.iter().flat_map(|(_, taken)| taken).copied().collect()
 }
 
@@ -75,7 +78,7 @@ pub(super) fn take_over(estate: &Estate) -> Result<Option<Succession>> {
     if !steers && !estate.is_told() && !estate.has_heirlooms() {
         return Ok(None);
     }
-    let adopted = estate.heirlooms.from_before();
+    let adopted = estate.heirlooms.adopted_addresses();
     wait_for_workers(estate)?;
     let run_dir = &estate.shared.config.kernel.run_dir;
     let place = control::meeting_place(run_dir).and_then(|place| Ok((control::lock(&place)?, place)));
@@ -166,7 +169,7 @@ struct Heir {
     /// Successors that are watched just now.
     watching: Arc<AtomicIsize>,
     /// Addresses whose sockets successors have taken, by the process.
-    passed_on: Arc<Mutex<Vec<(u32, Vec<SocketAddr>)>>>,
+    passed_on: Arc<Mutex<Vec<PassedOn>>>,
     /// Disconnected when the agent ends by itself.
     stopped: Arc<std::sync::Mutex<mpsc::Receiver<()>>>,
 }
@@ -293,7 +296,7 @@ impl Heir {
         self.shut_doors(&passed_on);
     }
 
-    fn shut_doors(&self, passed_on: &[(u32, Vec<SocketAddr>)]) {
+    fn shut_doors(&self, passed_on: &[PassedOn]) {
         self.estate.shared.doors.close(&taken(passed_on));
     }
 

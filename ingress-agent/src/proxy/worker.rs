@@ -163,7 +163,13 @@ async fn ring_orders(worker: Rc<Worker>) {
     }
     let (spread, grace) = drain.ending().await;
     worker.grace.set(grace);
-    bell.ring_over(Stroke::End, spread).await;
+    tokio::select! {
+        () = bell.ring_over(Stroke::End, spread) => {}
+        () = drain.hurried(spread) => {
+            worker.grace.set(drain.ending().await.1);
+            bell.ring(Stroke::End);
+        }
+    }
 }
 
 fn pool_numbers(upstreams: &Upstreams) -> metrics::UpstreamPool {
