@@ -21,10 +21,16 @@ pub(crate) enum Stroke {
 #[derive(Default)]
 pub(crate) struct Bell {
     rung: Cell<Option<Stroke>>,
-    listening: RefCell<HashMap<u64, Waker, RandomState>>,
+    listening: RefCell<HashMap<u64, Listening, RandomState>>,
     /// Ears for which the next stroke has rung before all others; they have not looked yet.
     called: RefCell<HashSet<u64, RandomState>>,
     next: Cell<u64>,
+}
+
+struct Listening {
+    /// What comes next is waited for.
+    heard: Option<Stroke>,
+    waker: Waker,
 }
 
 /// Ears are called in at most so many groups.
@@ -34,8 +40,13 @@ impl Bell {
     pub(crate) fn ring(&self, stroke: Stroke) {
         self.rung.set(self.rung.get().max(Some(stroke)));
         self.called.borrow_mut().clear();
+        // Those that were called before all others have heard it, and wait for the next one.
         let listening = std::mem::take(&mut *self.listening.borrow_mut());
-        listening.into_values().for_each(Waker::wake);
+        let (told, others): (Vec<_>, Vec<_>) = listening
+            .into_iter()
+            .partition(|(_, ear)| ear.heard < Some(stroke));
+        *self.listening.borrow_mut() = HashMap::from_iter(others);
+        told.into_iter().for_each(|(_, ear)| ear.waker.wake());
     }
 
     /// Rings for those that listen now, the longest-standing first, evenly over a time; at its end for everybody. The stroke before has rung.
@@ -53,9 +64,10 @@ impl Bell {
     }
 
     fn call(&self, id: u64) {
-        if let Some(waker) = self.listening.borrow_mut().remove(&id) {
+        let ear = self.listening.borrow_mut().remove(&id);
+        if let Some(ear) = ear {
             self.called.borrow_mut().insert(id);
-            waker.wake();
+            ear.waker.wake();
         }
     }
 
@@ -105,7 +117,11 @@ impl Ear {
             self.bell.next.set(id.wrapping_add(1));
             id
         });
-        self.bell.listening.borrow_mut().insert(id, cx.waker().clone());
+        let ear = Listening {
+            heard: self.heard,
+            waker: cx.waker().clone(),
+        };
+        self.bell.listening.borrow_mut().insert(id, ear);
         self.listens = true;
     }
 
