@@ -16,6 +16,7 @@ use ingress_core::snapshot::Snapshot;
 
 use crate::account::Accounts;
 use crate::config::Config;
+use crate::drain::Drain;
 use crate::kernel::Kernel;
 use crate::proxy::roster::Roster;
 use crate::source::cluster::counts::SourceCounts;
@@ -75,6 +76,8 @@ pub struct AdminState {
     accounts: OnceLock<Arc<Accounts>>,
     /// The workers' queues.
     roster: OnceLock<Arc<Roster>>,
+    /// What had to be ended at the end of a drain.
+    drain: OnceLock<Arc<Drain>>,
 }
 
 impl AdminState {
@@ -101,6 +104,7 @@ impl AdminState {
             source: OnceLock::new(),
             accounts: OnceLock::new(),
             roster: OnceLock::new(),
+            drain: OnceLock::new(),
         })
     }
 
@@ -142,6 +146,11 @@ impl AdminState {
     /// Where the workers' listening sockets are.
     pub fn set_roster(&self, roster: Arc<Roster>) {
         let _ = self.roster.set(roster);
+    }
+
+    /// Who counts what a drain ends.
+    pub fn set_drain(&self, drain: Arc<Drain>) {
+        let _ = self.drain.set(drain);
     }
 
     /// The signal to stop has come: not ready any more, still healthy.

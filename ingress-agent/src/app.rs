@@ -4,6 +4,7 @@
 
 mod accounting;
 mod control;
+mod inheritance;
 mod listeners;
 mod rejection;
 mod serving;
@@ -24,6 +25,7 @@ use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 use tokio::signal::unix::{Signal, SignalKind, signal};
 
 use self::control::{Publication, start_publisher};
+use self::inheritance::Heirlooms;
 use self::listeners::{Listeners, Served, Stamps};
 use self::serving::Serving;
 use self::succession::{Estate, Succession};
@@ -34,8 +36,8 @@ use crate::config::Config;
 use crate::drain::Drain;
 use crate::kernel::Kernel;
 use crate::live::Live;
-use crate::proxy::roster::Roster;
 use crate::memory::pressure::Pressure;
+use crate::proxy::roster::Roster;
 use crate::proxy::upstream::IdleBudget;
 use crate::proxy::worker::Shared;
 use crate::proxy::{tls, wire};
@@ -54,8 +56,8 @@ pub struct Running {
     listeners: Listeners,
     kernel: Arc<Kernel>,
     succession: Option<Succession>,
-    drain: Arc<Drain>,
-    drain_timeout: Duration,
+    shared: Arc<Shared>,
+    heirlooms: Arc<Heirlooms>,
     workers: Vec<JoinHandle<()>>,
     watch: workers::Watch,
     publication: Publication,
@@ -91,6 +93,7 @@ fn start_in(config: Config, process: Process) -> Result<Running> {
         sockets,
         kernel,
         listening,
+        heirlooms,
     } = serving::bind(&config)?;
     let rejection = rejection::prepare(&config, &http, &https)?;
     kernel.set_rejection(rejection.clone());
@@ -127,7 +130,7 @@ fn start_in(config: Config, process: Process) -> Result<Running> {
     let publication = start_publisher(&config, &state, &series, (started, &addresses), rejection.ok())?;
     let live = Arc::clone(&publication.live);
     let drain = Arc::new(Drain::default());
-    let drain_timeout = config.drain_timeout;
+    state.set_drain(Arc::clone(&drain));
     let tickets = TicketKeys::new(tickets::now()).context("no key for TLS session tickets can be made")?;
     let tickets = Arc::new(tickets);
     let tls = tls::server_config(Arc::clone(&live), Arc::clone(&tickets)).context("TLS cannot be set up")?;
@@ -145,7 +148,7 @@ fn start_in(config: Config, process: Process) -> Result<Running> {
         idle_budget: Arc::new(idle_budget(&config)),
         accounts: Arc::clone(&accounts),
         series,
-        drain: Arc::clone(&drain),
+        drain,
         penalties: bans.penalties(),
         roster: Arc::clone(&roster),
         connections: AtomicUsize::new(0),
@@ -153,6 +156,9 @@ fn start_in(config: Config, process: Process) -> Result<Running> {
         started,
         config,
     });
+    // Until they are ours alone.
+    roster.doors.close(&heirlooms.adopted_addresses());
+    let heirlooms = Arc::new(heirlooms);
     let workers = workers::start(&shared, &state, &log_sink, mailboxes)?;
     let watch = {
         let kernel = Arc::clone(&kernel);
@@ -166,6 +172,7 @@ fn start_in(config: Config, process: Process) -> Result<Running> {
         shared: Arc::clone(&shared),
         tickets,
         served: Arc::clone(&served),
+        heirlooms: Arc::clone(&heirlooms),
     };
     let succession = succession::take_over(&estate)?;
     state.set_listening();
@@ -173,8 +180,9 @@ fn start_in(config: Config, process: Process) -> Result<Running> {
         kernel: Arc::clone(&kernel),
         state: Arc::clone(&state),
         file: Stamps::now(&shared.config),
-        shared,
+        shared: Arc::clone(&shared),
         served,
+        heirlooms: Arc::clone(&heirlooms),
         publisher: publication.events(),
         admin: admin_address,
         listening,
@@ -188,8 +196,8 @@ fn start_in(config: Config, process: Process) -> Result<Running> {
         admin: admin_address,
         live,
         state,
-        drain,
-        drain_timeout,
+        shared,
+        heirlooms,
         workers,
         watch,
         publication,
@@ -201,30 +209,32 @@ fn start_in(config: Config, process: Process) -> Result<Running> {
 }
 
 impl Running {
-    /// Ends without loss: nothing new, open requests go on until they are done or `drain_timeout` has passed.
+    /// Ends without loss: nothing new, open requests go on until they are done or `drain_timeout` is nearly over; then they are ended.
     pub fn shutdown(self) {
         self.state.set_draining();
-        self.drain.order(Duration::ZERO);
-        let now = Instant::now();
-        let deadline = now + self.drain_timeout;
-        // WebSockets never end by themselves: they are closed in the last quarter, spread, and with time for an answer.
-        let spread = self.drain_timeout / 8;
-        let wind_up = now + self.drain_timeout / 4 * 3;
+        self.heirlooms.close();
+        let (drain, limit) = (&self.shared.drain, self.shared.config.drain_timeout);
+        drain.order(Duration::ZERO);
+        let begun = Instant::now();
         while self.workers.iter().any(|worker| !worker.is_finished()) {
-            if Instant::now() >= deadline {
-                tracing::warn!("--drain-timeout has passed; connections that are still open are cut");
-                break;
-            }
-            if Instant::now() >= wind_up {
-                self.drain.wind_up(spread);
+            match begun.elapsed() {
+                passed if passed >= limit => break,
+                // So that clients do not all come back at once; what has begun gets a little time, and as much is left for the last words.
+                passed if passed >= limit / 16 * 13 => drain.end(limit / 16, limit / 16),
+                // WebSockets never end by themselves: they are closed in the last quarter, and with time for an answer.
+                passed if passed >= limit / 4 * 3 => drain.wind_up(limit / 8),
+                _ => {}
             }
             std::thread::sleep(Duration::from_millis(5));
         }
-        self.drain.cut();
+        drain.cut(&self.shared.connections);
         for worker in self.workers {
             let _ = worker.join();
         }
         drop(self.watch);
+        if !drain.tally().is_empty() {
+            tracing::warn!("--drain-timeout: what was open at its end: {}", drain.tally());
+        }
         self.kernel.let_go("the agent has ended");
         drop(self.succession);
         self.accounts.stop();

@@ -7,6 +7,8 @@ mod alarm;
 mod answer;
 mod bell;
 pub mod body;
+pub mod door;
+mod farewell;
 mod forward;
 pub mod listener;
 pub mod message;

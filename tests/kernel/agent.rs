@@ -62,13 +62,19 @@ impl Site {
         } else {
             &["--admin", "127.0.0.1:0"]
         };
+        let workers: &[&str] = if flags.contains(&"--workers") {
+            &[]
+        } else {
+            &["--workers", "3"]
+        };
         command
             // Ends with the test's thread, however that ends.
             .args(["setpriv", "--pdeathsig", "KILL", "--"])
             .args(prefix)
             .args([AGENT, "run", "--log-format", "json", "--access-log", "off"])
             .args(admin)
-            .args(["--workers", "3", "--run-dir"])
+            .args(workers)
+            .arg("--run-dir")
             .arg(self.run_dir.path())
             .arg("--manifests")
             .arg(self.manifests.path())

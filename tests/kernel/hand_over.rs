@@ -27,9 +27,9 @@ const SOCKETS: usize = 10;
 
 /// Requests, and failures in words.
 #[derive(Debug, Default)]
-struct Load {
+pub(crate) struct Load {
     sent: AtomicUsize,
-    failed: std::sync::Mutex<Vec<String>>,
+    pub(crate) failed: std::sync::Mutex<Vec<String>>,
     enough: AtomicBool,
 }
 
@@ -51,13 +51,13 @@ impl Load {
         }
     }
 
-    fn sent(&self) -> usize {
+    pub(crate) fn sent(&self) -> usize {
         self.sent.load(Ordering::Relaxed)
     }
 }
 
 /// Runs the load while `body` does something, and for a while after it.
-fn under_load(site: &Site, body: impl FnOnce(&Load) -> Done) -> anyhow::Result<Load> {
+pub(crate) fn under_load(site: &Site, body: impl FnOnce(&Load) -> Done) -> anyhow::Result<Load> {
     let load = Load::default();
     std::thread::scope(|scope| {
         for number in 0..CLIENTS {
@@ -77,7 +77,7 @@ fn under_load(site: &Site, body: impl FnOnce(&Load) -> Done) -> anyhow::Result<L
 }
 
 /// The load goes on for this many requests.
-fn go_on(load: &Load, requests: usize) -> Done {
+pub(crate) fn go_on(load: &Load, requests: usize) -> Done {
     let until = load.sent() + requests;
     crate::agent::wait("requests", || Ok(load.sent() >= until))
 }
@@ -307,7 +307,7 @@ fn a_slow_handshake_that_began_with_the_old_agent_ends_with_it() -> Done {
     })
 }
 
-fn meeting_place(site: &Site) -> anyhow::Result<PathBuf> {
+pub(crate) fn meeting_place(site: &Site) -> anyhow::Result<PathBuf> {
     let mut places = std::fs::read_dir(site.run_dir.path())?;
     Ok(places.next().context("no meeting place")??.path())
 }

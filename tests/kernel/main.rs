@@ -9,6 +9,7 @@ mod hand_over;
 mod hooks;
 mod listeners;
 mod namespace;
+mod passing;
 mod pins;
 mod queues;
 mod reject;

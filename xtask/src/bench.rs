@@ -7,6 +7,7 @@ mod ask;
 mod changes;
 mod cluster;
 mod half_load;
+mod hand_over;
 mod idle;
 mod instructions;
 mod kernel;
@@ -84,6 +85,8 @@ pub(crate) enum Case {
     Websockets,
     /// What the kernel side saves and costs; in network namespaces of its own, as root.
     Kernel,
+    /// Time of a hand-over, and what a client sees of it, with and without sk_lookup; the latter as root.
+    HandOver,
 }
 
 impl Case {
@@ -102,6 +105,7 @@ impl Case {
             Self::Cluster => "a large cluster",
             Self::Websockets => "1,000 WebSockets",
             Self::Kernel => "kernel side",
+            Self::HandOver => "hand-over",
         }
     }
 
@@ -117,6 +121,7 @@ impl Case {
                 | Self::Websockets
                 | Self::Cluster
                 | Self::Kernel
+                | Self::HandOver
         )
     }
 }
@@ -167,6 +172,9 @@ pub(crate) fn run(options: &Options) -> anyhow::Result<ExitCode> {
     }
     if chosen(Case::Kernel) {
         kernel::run(&bench)?;
+    }
+    if chosen(Case::HandOver) {
+        hand_over::run(&bench)?;
     }
     if chosen(Case::Scale) {
         scale::run(&bench)?;

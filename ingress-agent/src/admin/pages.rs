@@ -145,6 +145,7 @@ async fn metrics(headers: &HeaderMap, state: &AdminState) -> Page {
         folded: state.series.load().folded(),
         access_log: &state.access_log,
         draining: state.draining.load(Ordering::Relaxed),
+        ended: state.drain.get().map(|drain| drain.tally()),
         source: state.source.get().map(AsRef::as_ref),
         kernel: &state.kernel.view(),
         queues: queues(state),

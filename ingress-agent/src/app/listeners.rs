@@ -10,6 +10,7 @@ use std::sync::mpsc::Sender;
 use anyhow::anyhow;
 use arc_swap::ArcSwap;
 
+use super::inheritance::Heirlooms;
 use super::serving::{self, Listening};
 use super::{list, redirect_port, rejection};
 use crate::admin::AdminState;
@@ -24,8 +25,6 @@ use crate::telemetry::record::Listener;
 #[derive(Clone, Debug)]
 pub(super) struct Served {
     pub(super) addresses: Vec<SocketAddr>,
-    /// Every address is steered; one that is bound can't be handed over.
-    pub(super) all_steered: bool,
 }
 
 impl Served {
@@ -33,7 +32,6 @@ impl Served {
         let of = |kind| serving::of(listening, kind);
         Self {
             addresses: [of(Listener::Http), of(Listener::Https)].concat(),
-            all_steered: listening.iter().all(|listening| listening.wanted().is_some()),
         }
     }
 }
@@ -44,6 +42,7 @@ pub(super) struct Listeners {
     pub(super) state: Arc<AdminState>,
     pub(super) shared: Arc<Shared>,
     pub(super) served: Arc<ArcSwap<Served>>,
+    pub(super) heirlooms: Arc<Heirlooms>,
     pub(super) publisher: Sender<Event>,
     pub(super) admin: Option<SocketAddr>,
     pub(super) listening: Vec<Listening>,
@@ -154,6 +153,7 @@ impl Listeners {
             kept.retain(|one| one.wanted().is_none());
         }
         for one in kept.iter().filter(|one| one.wanted().is_none()) {
+            self.heirlooms.forget(one.address);
             self.shared.roster.close(one.listener, one.address);
         }
         self.listening = next;
@@ -179,6 +179,9 @@ impl Listeners {
             } else {
                 serving::bind_one(listener, address, config.workers).map(|(listening, bound)| {
                     for (worker, socket) in sockets.iter_mut().zip(bound) {
+                        if let Err(error) = self.heirlooms.keep(listening.address, &socket) {
+                            tracing::error!(%error, %address, "an agent that comes after this one cannot be given this listener");
+                        }
                         worker.push((listener, socket));
                     }
                     listening

@@ -6,6 +6,7 @@ use std::sync::Arc;
 use anyhow::{Context as _, Result, bail};
 use ingress_common::abi::WHOLE;
 
+use super::inheritance::{Heirlooms, Inherited};
 use crate::admin;
 use crate::config::{Config, HookMode};
 use crate::kernel::steering::{Sockets, Steering, Wanted};
@@ -20,6 +21,8 @@ pub(super) struct Serving {
     pub(super) sockets: Sockets,
     pub(super) kernel: Arc<Kernel>,
     pub(super) listening: Vec<Listening>,
+    /// What is bound and not steered: a newer agent can be given these.
+    pub(super) heirlooms: Heirlooms,
 }
 
 /// One served address.
@@ -59,9 +62,16 @@ impl Listening {
 
 /// Nobody is served before [`Kernel::take_traffic`] where addresses are steered; what is bound, queues at once.
 pub(super) fn bind(config: &Config) -> Result<Serving> {
-    let (steerable, mut bindable): (Vec<_>, Vec<_>) = addresses(config)
-        .into_iter()
-        .partition(|(_, address)| config.kernel.steering != HookMode::Off && address.port() != 0);
+    let mut inherited = Inherited::ask(config);
+    let (steerable, mut bindable): (Vec<_>, Vec<_>) =
+        addresses(config)
+            .into_iter()
+            .partition(|(_, address)| match config.kernel.steering {
+                HookMode::Off => false,
+                HookMode::On => address.port() != 0,
+                // An agent before us has bound it, and gives us its sockets.
+                HookMode::Auto => address.port() != 0 && !inherited.has(*address),
+            });
     let mut listening = Vec::new();
     let (kernel, mut sockets) = match steer(config, &steerable)? {
         Ok(((steering, sockets), wanted)) => {
@@ -84,11 +94,26 @@ pub(super) fn bind(config: &Config) -> Result<Serving> {
             bindable.len()
         );
     }
-    for (kind, address) in bindable {
-        let (bound, of_workers) = bind_one(kind, address, config.workers)?;
+    let mut heirlooms = Heirlooms::default();
+    for (kind, asked) in bindable {
+        let (bound, of_workers) = if inherited.has(asked) {
+            heirlooms.adopted(asked);
+            let sockets = inherited.take(asked, config.workers);
+            (
+                bound(kind, asked, asked),
+                sockets.context("an inherited socket cannot be used")?,
+            )
+        } else {
+            let (bound, sockets) = bind_one(kind, asked, config.workers)?;
+            (bound, sockets.into_iter().map(|socket| vec![socket]).collect())
+        };
+        for socket in of_workers.iter().flatten() {
+            let kept = heirlooms.keep(bound.address, socket);
+            kept.context("a socket cannot be kept for the next agent")?;
+        }
         listening.push(bound);
-        for (worker, socket) in sockets.iter_mut().zip(of_workers) {
-            worker.push((kind, socket));
+        for (worker, sockets_of_worker) in sockets.iter_mut().zip(of_workers) {
+            worker.extend(sockets_of_worker.into_iter().map(|socket| (kind, socket)));
         }
     }
     Ok(Serving {
@@ -97,6 +122,7 @@ pub(super) fn bind(config: &Config) -> Result<Serving> {
         sockets,
         kernel: Arc::new(kernel),
         listening,
+        heirlooms,
     })
 }
 
@@ -128,13 +154,16 @@ pub(super) fn bind_one(
 ) -> Result<(Listening, Vec<TcpListener>)> {
     let bound = BoundListener::bind(listener, asked, workers)
         .with_context(|| format!("{}{}", busy(listener.as_str(), asked), who_has(asked)))?;
-    let listening = Listening {
+    Ok((self::bound(listener, asked, bound.address), bound.sockets))
+}
+
+fn bound(listener: Listener, asked: SocketAddr, address: SocketAddr) -> Listening {
+    Listening {
         listener,
         asked,
-        address: bound.address,
+        address,
         by: By::Binding,
-    };
-    Ok((listening, bound.sockets))
+    }
 }
 
 /// As the settings have them, for this node.

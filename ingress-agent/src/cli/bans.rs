@@ -115,7 +115,7 @@ fn ask(socket: PathBuf, order: &Order) -> Agent {
         Ok(Answer::Bans { bans, more }) => (agent.bans, agent.more) = (bans, more),
         Ok(Answer::Done) => {}
         Ok(Answer::Refused { reason }) => agent.problem = reason,
-        Ok(Answer::Status(_) | Answer::TicketKeys { .. }) => {
+        Ok(Answer::Status(_) | Answer::TicketKeys { .. } | Answer::Listeners { .. }) => {
             agent.problem = "it answered something else".to_owned()
         }
         Err(error) => agent.problem = error.to_string(),

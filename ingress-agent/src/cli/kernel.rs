@@ -108,7 +108,7 @@ fn ask(socket: PathBuf, order: &Order) -> Agent {
     let (status, problem) = match control::ask(&socket, order) {
         Ok(Answer::Status(status)) => (Some(status), String::new()),
         Ok(Answer::Done) => (None, String::new()),
-        Ok(Answer::Bans { .. } | Answer::TicketKeys { .. }) => {
+        Ok(Answer::Bans { .. } | Answer::TicketKeys { .. } | Answer::Listeners { .. }) => {
             (None, "it answered something else".to_owned())
         }
         Ok(Answer::Refused { reason }) => (None, reason),

@@ -16,8 +16,8 @@ use clap::{ArgAction, ArgMatches, Args, Command, FromArgMatches};
 
 use self::bans::BanFlags;
 use self::input::{Input, Status};
-pub(crate) use self::reject::BPFFS;
 use self::listeners::{Listeners, addresses, one_address};
+pub(crate) use self::reject::BPFFS;
 use self::reject::RejectFlags;
 use super::units::{self, BackendName, ObjectName, Sample};
 use super::{
@@ -143,7 +143,7 @@ struct Serving {
     #[arg(long, value_name = "N", env = "INGRESS_AGENT_WORKERS", value_parser = clap::value_parser!(u16).range(1..=1024))]
     workers: Option<u16>,
 
-    /// Time that open requests may go on after the signal to stop (ms, s, m, h); then they are cut.
+    /// Time within which the agent ends after the signal to stop (ms, s, m, h). Open requests may go on for 13/16 of it; then they are ended (503 draining, or broken off).
     #[arg(long, value_name = "DURATION", env = "INGRESS_AGENT_DRAIN_TIMEOUT", default_value = "30s", value_parser = units::duration)]
     drain_timeout: Duration,
 
@@ -213,7 +213,7 @@ struct KernelFlags {
     #[arg(long, value_name = "DURATION", env = "INGRESS_AGENT_HAND_OVER_OVERLAP", default_value = "5s", value_parser = units::duration)]
     hand_over_overlap: Duration,
 
-    /// After a hand-over to a newer agent: time that open connections may go on (ms, s, m, h); then they are closed, spread over --hand-over-spread.
+    /// After a hand-over to a newer agent: time that open connections may go on (ms, s, m, h); then they are ended (503 draining, a Close frame, or broken off), spread over --hand-over-spread.
     #[arg(long, value_name = "DURATION", env = "INGRESS_AGENT_HAND_OVER_TIMEOUT", default_value = "1h", value_parser = units::duration)]
     hand_over_timeout: Duration,
 
@@ -231,7 +231,7 @@ struct KernelFlags {
     )]
     kernel_accounting: HookMode,
 
-    /// After a hand-over: time over which connections are told to end, and after --hand-over-timeout WebSockets closed, so that their clients do not all come back at once (ms, s, m, h).
+    /// After a hand-over: time over which connections are told to end, and after --hand-over-timeout ended, so that their clients do not all come back at once (ms, s, m, h).
     #[arg(long, value_name = "DURATION", env = "INGRESS_AGENT_HAND_OVER_SPREAD", default_value = "1m", value_parser = units::duration)]
     hand_over_spread: Duration,
 

@@ -2,6 +2,7 @@
 //!
 //! One line of JSON each way, with a version, bounded in length and time. The directory is for root (or the agent's user) alone.
 
+mod descriptors;
 mod hand_over;
 mod message;
 mod server;
@@ -13,9 +14,10 @@ use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
+pub use self::descriptors::{Inherited, MOST_PASSED, listeners};
 pub use self::hand_over::{Successor, bans, tell_others, ticket_keys};
 pub use self::message::{Answer, Order, Retire, Status};
-pub use self::server::{Asked, Control};
+pub use self::server::{Asked, Control, Reply};
 
 /// A line of either side: the counts of 64 interfaces take 80 KiB, and 256 addresses 25.
 const MAX_LINE: u64 = 256 * 1024;

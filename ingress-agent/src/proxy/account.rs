@@ -24,6 +24,7 @@ use super::serve::Connection;
 use super::upstream::Timing;
 use super::worker::Worker;
 use crate::account::{ClientTcp, Finished};
+use crate::drain::Ended;
 use crate::error::{ProxyError, Side};
 use crate::telemetry::metrics::UpstreamEvent;
 use crate::telemetry::record::{HttpVersion, RequestRecord, TlsRecord, UpstreamRecord};
@@ -234,6 +235,10 @@ impl Drop for Account {
     fn drop(&mut self) {
         if self.status == 0 && self.reason.is_none() {
             self.reason = Some(Reason::ClientClosed);
+        } else if self.reason.is_none() && self.connection.gate.is_broken_off() {
+            // What was under way then; what was complete has closed its account before.
+            self.connection.worker.shared.drain.ended(Ended::Answer);
+            self.reason = Some(Reason::Draining);
         }
         self.connection.gate.request_finished();
         let ended = self.end();

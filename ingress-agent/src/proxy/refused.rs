@@ -2,8 +2,11 @@
 
 use std::time::{Duration, SystemTime};
 
+use ingress_core::reason::Reason;
+
 use super::serve::Connection;
 use super::wire::Refusal;
+use crate::drain::Ended;
 use crate::telemetry::record::{HttpVersion, RequestRecord, TlsRecord};
 
 /// Tells of the refusal that ended the connection, if one did and no request's account has told of it.
@@ -13,6 +16,9 @@ pub(crate) fn tell(connection: &Connection, protocol: HttpVersion) {
     };
     if connection.refusal_told.get() {
         return;
+    }
+    if refusal.reason == Reason::Draining {
+        connection.worker.shared.drain.ended(Ended::Request);
     }
     record(connection, protocol, refusal);
 }

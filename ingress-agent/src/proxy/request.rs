@@ -3,9 +3,12 @@
 //! Each phase takes what the phase before returned. A request resolves on one live state and then holds only its route.
 
 use std::borrow::Cow;
+use std::future::poll_fn;
+use std::pin::pin;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
+use std::task::Poll;
 use std::time::Duration;
 
 use http::header::{CONNECTION, COOKIE, SERVER};
@@ -25,6 +28,7 @@ use super::forward::{self, Outgoing};
 use super::message::{Head, Response};
 use super::serve::{Connection, Tunnel};
 use super::wire;
+use crate::drain::Ended;
 use crate::error::ProxyError;
 use crate::telemetry::record::Listener;
 
@@ -36,7 +40,7 @@ pub(crate) async fn answer(
 ) -> Result<Response<Served>, ProxyError> {
     let mut account = Account::open(&connection, head);
     let unknown_length = incoming.size_hint().exact().is_none();
-    let mut response = match serve(&connection, &mut account, incoming).await {
+    let mut response = match served(&connection, &mut account, incoming).await {
         Ok(Outcome::Response(response)) => response,
         Ok(Outcome::Tunnel(response, io)) => {
             let (response, account) = account.open_tunnel(response);
@@ -71,6 +75,23 @@ const IDLE_TUNNEL: Duration = Duration::from_secs(60);
 pub(crate) enum Outcome {
     Response(Response<ResponseBody>),
     Tunnel(Response<()>, super::upstream::UpstreamIo),
+}
+
+/// The outcome of the phases, unless the process ends before there is one.
+async fn served(
+    connection: &Connection,
+    account: &mut Account,
+    incoming: Source,
+) -> Result<Outcome, ProxyError> {
+    let mut serving = pin!(serve(connection, account, incoming));
+    poll_fn(|cx| {
+        if connection.gate.is_ending() {
+            connection.worker.shared.drain.ended(Ended::Request);
+            return Poll::Ready(Err(ProxyError::Answered(Reason::Draining)));
+        }
+        serving.as_mut().poll(cx)
+    })
+    .await
 }
 
 /// The phases in order.

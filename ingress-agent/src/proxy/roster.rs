@@ -16,6 +16,7 @@ use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::thread::gettid;
 use tokio::sync::Notify;
 
+use super::door::Doors;
 use crate::telemetry::record::Listener;
 
 /// A connection that waits from one look to the next, at a worker that took none meanwhile, is taken by another: after one to two of these.
@@ -27,6 +28,8 @@ const TOLD_AFTER: Duration = Duration::from_secs(1);
 #[derive(Debug)]
 pub struct Roster {
     seats: Vec<Seat>,
+    /// What waits behind a closed one is another agent's.
+    pub doors: Doors,
     /// Connections that another worker took than the one they waited at.
     taken: AtomicU64,
     /// Workers that were started again.
@@ -61,6 +64,7 @@ impl Roster {
     pub fn new(workers: usize) -> Arc<Self> {
         Arc::new(Self {
             seats: (0..workers).map(|_| Seat::default()).collect(),
+            doors: Doors::default(),
             taken: AtomicU64::new(0),
             restarts: AtomicU64::new(0),
         })
@@ -139,6 +143,9 @@ impl Roster {
         for worker in self.stalled().filter(|worker| *worker != own) {
             let posts = self.seat(worker).map(|seat| seat.posts.load_full());
             for post in posts.iter().flat_map(|posts| posts.iter()) {
+                if self.doors.is_closed(post.address) {
+                    continue;
+                }
                 let Some(socket) = post.socket.load_full() else {
                     continue;
                 };
@@ -208,7 +215,8 @@ impl Roster {
         let mut sockets = Vec::new();
         for (worker, seat) in self.seats.iter().enumerate() {
             let posts = seat.posts.load();
-            let open = posts.iter().filter_map(|post| post.socket.load_full());
+            let ours = posts.iter().filter(|post| !self.doors.is_closed(post.address));
+            let open = ours.filter_map(|post| post.socket.load_full());
             sockets.extend(open.map(|socket| (worker, socket)));
         }
         let mut polled: Vec<_> = sockets
@@ -371,6 +379,24 @@ mod tests {
         assert_eq!(taken_by(&roster, 0), 0, "its own queue is no other's");
         assert_eq!(taken_by(&roster, 1), 3);
         assert_eq!(roster.taken(), 3);
+    }
+
+    #[test]
+    fn what_waits_behind_a_closed_door_is_another_agents() {
+        let (roster, [first, _]) = two();
+        let mut memory = Memory::default();
+        roster.doors.close(&[first]);
+        let _client = TcpStream::connect(first).unwrap();
+        roster.look(&mut memory);
+        roster.look(&mut memory);
+        assert_eq!(roster.stalled().count(), 0);
+        roster.doors.close(&[]);
+        roster.look(&mut memory);
+        roster.look(&mut memory);
+        roster.doors.close(&[first]);
+        assert_eq!(taken_by(&roster, 1), 0);
+        roster.doors.close(&[]);
+        assert_eq!(taken_by(&roster, 1), 1);
     }
 
     #[test]

@@ -17,6 +17,7 @@ use tokio::time::timeout;
 
 use super::account::Account;
 use super::body::Source;
+use super::farewell::Farewell;
 use super::moment::Moment;
 use super::prefixed::Prefixed;
 use super::proxy_protocol::{self, Verdict};
@@ -199,17 +200,15 @@ impl Opening {
         self.counted.speaks(HttpVersion::Http11);
         let (server, handle) = Server::new(stream, &first, Arc::clone(self.worker.limits()));
         drop(first);
-        let mut bell = self.worker.bell.ear();
-        let connection = self.established(tls, handle.clone());
+        let mut farewell = Farewell::new(&self.worker, &handle);
+        let connection = self.established(tls, handle);
         let ended = {
             let serving =
                 server.serve(|head, body| request::answer(Rc::clone(&connection), head, Source::Http1(body)));
             let mut serving = pin!(serving);
             poll_fn(|cx| {
                 let _moment = Moment::begin();
-                if bell.poll_rung(cx) {
-                    handle.begin_drain();
-                }
+                farewell.poll(cx);
                 serving.as_mut().poll(cx)
             })
             .await
@@ -236,7 +235,7 @@ impl Opening {
         let limits = Arc::clone(self.worker.limits());
         let (server, handle) = http2::Server::new(stream, &first, limits, streams);
         drop(first);
-        let mut bell = self.worker.bell.ear();
+        let mut farewell = Farewell::new(&self.worker, &handle);
         let connection = self.established(tls, handle.clone());
         let ended = {
             let serving =
@@ -244,9 +243,7 @@ impl Opening {
             let mut serving = pin!(serving);
             poll_fn(|cx| {
                 let _moment = Moment::begin();
-                if bell.poll_rung(cx) {
-                    handle.begin_drain();
-                }
+                farewell.poll(cx);
                 let served = serving.as_mut().poll(cx);
                 for how in handle.take_malformed() {
                     refused::tell_malformed(&connection, how);

@@ -16,7 +16,7 @@ use ingress_core::filter::Forwarding;
 use tokio::net::TcpListener;
 use tokio::task::{JoinSet, spawn_local};
 
-use super::bell::Bell;
+use super::bell::{Bell, Stroke};
 use super::moment;
 use super::roster::{Post, Roster, Seat};
 use super::serve;
@@ -27,7 +27,7 @@ use super::wire;
 use crate::account::{Accounts, Desk};
 use crate::bans::{Penalties, Teller};
 use crate::config::Config;
-use crate::drain::{Drain, Watcher};
+use crate::drain::{Drain, Ended, Watcher};
 use crate::live::Live;
 use crate::memory::{self, pressure::Pressure};
 use crate::telemetry::access_log::{self, AccessLog};
@@ -75,8 +75,10 @@ pub(crate) struct Worker {
     pub(crate) bans: Teller,
     pub(crate) desk: Rc<Desk>,
     access_log: Rc<AccessLog>,
-    /// Rings when the order to drain has come: cheaper to listen to than the order itself, on every poll of every connection.
+    /// Rings when an order to drain or to end has come: cheaper to listen to than the order itself, on every poll of every connection.
     pub(crate) bell: Rc<Bell>,
+    /// How long an answer that has begun may go on after the order to end.
+    pub(crate) grace: Cell<Duration>,
     pub(crate) scratch: tunnel::Scratch,
     wall_clock: Cell<(Instant, SystemTime)>,
     random: RefCell<fastrand::Rng>,
@@ -117,6 +119,7 @@ async fn serve_all(equipment: Equipment) -> io::Result<()> {
         desk,
         access_log: access_log.worker(),
         bell: Rc::default(),
+        grace: Cell::default(),
         scratch: tunnel::Scratch::default(),
         wall_clock: Cell::new((Instant::now(), SystemTime::now())),
         random: RefCell::new(fastrand::Rng::new()),
@@ -130,19 +133,30 @@ async fn serve_all(equipment: Equipment) -> io::Result<()> {
     spawn_local(AccessLog::keep_flushing(Rc::downgrade(&worker.access_log)));
     spawn_local(Desk::watch_lag(Rc::downgrade(&worker.desk)));
     let drained = serve_listeners(&worker);
-    let ringer = Rc::clone(&worker);
-    spawn_local(async move {
-        let mut drain = ringer.drain_watcher();
-        let spread = drain.ordered().await;
-        tokio::select! {
-            () = ringer.bell.ring_over(spread) => {}
-            () = drain.hastened(spread) => ringer.bell.ring(),
-        }
-    });
+    spawn_local(ring_orders(Rc::clone(&worker)));
     let mut drain = worker.drain_watcher();
     tokio::select! {
         ended = drained => ended,
         () = drain.cut() => Ok(()),
+    }
+}
+
+/// Passes the orders on to the connections.
+async fn ring_orders(worker: Rc<Worker>) {
+    let (bell, mut drain) = (&worker.bell, worker.drain_watcher());
+    let spread = drain.ordered().await;
+    tokio::select! {
+        () = bell.ring_over(Stroke::Drain, spread) => {}
+        () = drain.hastened(spread) => bell.ring(Stroke::Drain),
+    }
+    let (spread, grace) = drain.ending().await;
+    worker.grace.set(grace);
+    tokio::select! {
+        () = bell.ring_over(Stroke::End, spread) => {}
+        () = drain.hurried(spread) => {
+            worker.grace.set(drain.ending().await.1);
+            bell.ring(Stroke::End);
+        }
     }
 }
 
@@ -201,17 +215,32 @@ async fn accept(worker: Rc<Worker>, post: Arc<Post>) -> io::Result<()> {
     let roster = Arc::clone(&worker.shared.roster);
     let seat = worker.seat(&roster)?;
     let mut drain = worker.drain_watcher();
+    let mut door = roster.doors.door(socket.local_addr()?);
     let drains = loop {
+        if door.is_closed() {
+            tokio::select! {
+                biased;
+                _ = drain.ordered() => break true,
+                () = post.closing() => break false,
+                () = door.open() => {}
+            }
+        }
         tokio::select! {
             biased;
             _ = drain.ordered() => break true,
             () = post.closing() => break false,
+            () = door.changed() => {}
             accepted = socket.accept() => {
                 seat.accepted();
                 worker.accepted(listener, accepted).await;
             }
         }
     };
+    if drains && door.is_closed() {
+        // Another agent has the same socket, and takes what is in its queue.
+        seat.leave(&post);
+        return Ok(());
+    }
     let last_call = tokio::time::sleep(worker.shared.config.drain_timeout / 2);
     let mut last_call = std::pin::pin!(last_call);
     while drains && worker.open.get() > 0 {
@@ -320,6 +349,7 @@ impl Worker {
         let spread = self.drain_watcher().winding_up().await;
         let share = f64::from(u32::try_from(self.random() >> 32).unwrap_or(0)) / f64::from(u32::MAX);
         tokio::time::sleep(spread.mul_f64(share)).await;
+        self.shared.drain.ended(Ended::WebSocket);
     }
 
     /// Time since the process started: what the balancer counts in.

@@ -32,6 +32,11 @@ impl Successor {
         self.retire.pid
     }
 
+    /// Whether it holds the very sockets that we listen on at this address.
+    pub fn adopted(&self, address: &SocketAddr) -> bool {
+        self.retire.adopted.contains(address)
+    }
+
     /// Whether nothing that we serve is left without an agent.
     pub fn covers(&self, ours: &[SocketAddr]) -> Result<(), String> {
         let covered = |address: &&SocketAddr| {
@@ -81,10 +86,15 @@ fn contains(theirs: &SocketAddr, ours: &SocketAddr) -> bool {
 }
 
 /// Tells every other agent of the place. The connections are to be kept for as long as this agent serves.
-pub fn tell_others(place: &Path, addresses: &[SocketAddr]) -> io::Result<Vec<UnixStream>> {
+pub fn tell_others(
+    place: &Path,
+    addresses: &[SocketAddr],
+    adopted: &[SocketAddr],
+) -> io::Result<Vec<UnixStream>> {
     let order = Order::Retire(Retire {
         pid: std::process::id(),
         addresses: addresses.to_vec(),
+        adopted: adopted.to_vec(),
     });
     let mut kept = Vec::new();
     for agent in agents_in(place)? {
@@ -98,12 +108,12 @@ pub fn tell_others(place: &Path, addresses: &[SocketAddr]) -> io::Result<Vec<Uni
                 tracing::info!(%agent, "took over from the agent that served here; it finishes what is open");
                 kept.push(stream);
             }
-            Ok((Answer::Refused { reason }, _)) => {
+            Ok((Answer::Refused { reason }, stream)) => {
                 tracing::warn!(%agent, reason, "another agent goes on; connections to addresses of both come here");
+                // What it passed on nevertheless it takes back when we end.
+                kept.push(stream);
             }
-            Ok((Answer::Status(_) | Answer::Bans { .. } | Answer::TicketKeys { .. }, _)) => {
-                tracing::warn!(%agent, "another agent answered something else")
-            }
+            Ok(_) => tracing::warn!(%agent, "another agent answered something else"),
             Err(error) => {
                 tracing::warn!(%agent, %error, "another agent does not answer; connections to addresses of both come here");
             }
@@ -165,6 +175,7 @@ mod tests {
         let retire = Retire {
             pid: 1,
             addresses: addresses.iter().map(|address| address.parse().unwrap()).collect(),
+            adopted: Vec::new(),
         };
         (Successor::new(retire, one), other)
     }

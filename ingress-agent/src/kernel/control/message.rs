@@ -28,6 +28,10 @@ pub enum Order {
     Status,
     /// What opens our TLS session tickets, for an agent that is about to take over.
     TicketKeys,
+    /// The sockets that this agent listens on, but for the first so many: they come beside the answer.
+    Listeners {
+        skip: usize,
+    },
     /// A newer agent has these addresses in force.
     Retire(Retire),
     /// End steering; go on with what is open.
@@ -54,6 +58,9 @@ pub enum Order {
 pub struct Retire {
     pub pid: u32,
     pub addresses: Vec<SocketAddr>,
+    /// Of which it holds the very sockets that an agent before it listens on. One of an older version holds none.
+    #[serde(default)]
+    pub adopted: Vec<SocketAddr>,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -72,6 +79,11 @@ pub enum Answer {
     },
     TicketKeys {
         keys: Vec<SharedKey>,
+    },
+    /// Listening sockets are beside the line.
+    Listeners {
+        /// That are still to be asked for.
+        more: usize,
     },
 }
 
@@ -94,13 +106,17 @@ pub struct Status {
 }
 
 pub(super) fn write<T: Serialize>(mut stream: &UnixStream, content: &T) -> io::Result<()> {
+    stream.write_all(&line(content)?)
+}
+
+pub(super) fn line<T: Serialize>(content: &T) -> io::Result<Vec<u8>> {
     let envelope = Envelope {
         version: VERSION,
         content,
     };
     let mut line = serde_json::to_vec(&envelope)?;
     line.push(b'\n');
-    stream.write_all(&line)
+    Ok(line)
 }
 
 pub(super) fn read<T: DeserializeOwned>(stream: &UnixStream) -> io::Result<T> {
@@ -109,7 +125,7 @@ pub(super) fn read<T: DeserializeOwned>(stream: &UnixStream) -> io::Result<T> {
     parse(&line)
 }
 
-fn parse<T: DeserializeOwned>(line: &str) -> io::Result<T> {
+pub(super) fn parse<T: DeserializeOwned>(line: &str) -> io::Result<T> {
     #[derive(Deserialize)]
     struct Versioned {
         version: u32,
@@ -140,6 +156,7 @@ mod tests {
         let order = Order::Retire(Retire {
             pid: 7,
             addresses: vec!["[::]:80".parse().unwrap(), "10.0.0.5:443".parse().unwrap()],
+            adopted: vec!["[::]:80".parse().unwrap()],
         });
         write(&one, &order).unwrap();
         assert_eq!(read::<Order>(&other).unwrap(), order);
@@ -149,6 +166,15 @@ mod tests {
     fn an_agent_of_before_is_understood_when_it_asks_who_is_banned() {
         let order = parse::<Order>("{\"version\":1,\"order\":\"bans\"}\n").unwrap();
         assert_eq!(order, Order::Bans { skip: 0 });
+    }
+
+    #[test]
+    fn an_agent_of_before_that_takes_over_holds_nobodys_sockets() {
+        let line = "{\"version\":1,\"order\":\"retire\",\"pid\":7,\"addresses\":[\"[::]:80\"]}\n";
+        let Order::Retire(retire) = parse::<Order>(line).unwrap() else {
+            panic!("not understood");
+        };
+        assert_eq!(retire.adopted, []);
     }
 
     #[test]

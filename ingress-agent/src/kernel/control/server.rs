@@ -2,6 +2,7 @@
 
 use std::io;
 use std::net::IpAddr;
+use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -10,6 +11,7 @@ use std::thread::JoinHandle;
 use std::time::Duration;
 
 use super::PATIENCE;
+use super::descriptors;
 use super::hand_over::Successor;
 use super::message::{self, Answer, Order};
 
@@ -26,8 +28,28 @@ pub enum Asked {
     },
     Ban(IpAddr, Duration),
     Lift(IpAddr),
+    /// The sockets that we listen on.
+    Listeners {
+        skip: usize,
+    },
     /// To be begun; the answer must not wait for its end.
     Retire(Successor),
+}
+
+/// What is said, and which descriptors go with it.
+#[derive(Debug)]
+pub struct Reply {
+    pub answer: Answer,
+    pub beside: Vec<OwnedFd>,
+}
+
+impl From<Answer> for Reply {
+    fn from(answer: Answer) -> Self {
+        Self {
+            answer,
+            beside: Vec::new(),
+        }
+    }
 }
 
 /// The socket; its file goes when this is dropped.
@@ -43,7 +65,7 @@ impl Control {
     ///
     /// # Errors
     /// When the socket or the thread can't be made.
-    pub fn start(place: &Path, answer: impl Fn(Asked) -> Answer + Send + 'static) -> io::Result<Self> {
+    pub fn start(place: &Path, answer: impl Fn(Asked) -> Reply + Send + 'static) -> io::Result<Self> {
         let path = place.join(format!("{}-{:08x}.sock", std::process::id(), fastrand::u32(..)));
         let listener = UnixListener::bind(&path)?;
         let end = Arc::new(AtomicBool::new(false));
@@ -83,7 +105,7 @@ impl Drop for Control {
     }
 }
 
-fn serve(stream: UnixStream, answer: &impl Fn(Asked) -> Answer) -> io::Result<()> {
+fn serve(stream: UnixStream, answer: &impl Fn(Asked) -> Reply) -> io::Result<()> {
     stream.set_read_timeout(Some(PATIENCE))?;
     stream.set_write_timeout(Some(PATIENCE))?;
     let asked = match message::read(&stream) {
@@ -91,6 +113,7 @@ fn serve(stream: UnixStream, answer: &impl Fn(Asked) -> Answer) -> io::Result<()
         Ok(Order::TicketKeys) => Ok(Asked::TicketKeys),
         Ok(Order::Detach) => Ok(Asked::Detach),
         Ok(Order::Share { share }) => Ok(Asked::Share(share)),
+        Ok(Order::Listeners { skip }) => Ok(Asked::Listeners { skip }),
         Ok(Order::Bans { skip }) => Ok(Asked::Bans { skip }),
         Ok(Order::Ban {
             address,
@@ -100,5 +123,7 @@ fn serve(stream: UnixStream, answer: &impl Fn(Asked) -> Answer) -> io::Result<()
         Ok(Order::Retire(retire)) => Ok(Asked::Retire(Successor::new(retire, stream.try_clone()?))),
         Err(error) => Err(Answer::refused(error)),
     };
-    message::write(&stream, &asked.map_or_else(|refusal| refusal, answer))
+    let Reply { answer, beside } = asked.map_or_else(Reply::from, answer);
+    let beside: Vec<_> = beside.iter().map(AsFd::as_fd).collect();
+    descriptors::write(&stream, &message::line(&answer)?, &beside)
 }

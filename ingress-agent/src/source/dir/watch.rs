@@ -329,6 +329,8 @@ fn is_same(a: &SourceState, b: &SourceState) -> bool {
         && x.endpoint_slices.is_same(&y.endpoint_slices)
         && x.secrets.is_same(&y.secrets)
         && x.config_maps.is_same(&y.config_maps)
+        && x.namespaces.is_same(&y.namespaces)
+        && x.nodes.is_same(&y.nodes)
 }
 
 #[cfg(test)]

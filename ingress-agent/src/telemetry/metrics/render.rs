@@ -15,6 +15,7 @@ use super::text::{Labels, Page, seconds};
 use super::{kernel, process, tcp};
 use crate::account::TcpTotals;
 use crate::admin::Published;
+use crate::drain::Tally;
 use crate::kernel::KernelView;
 use crate::source::cluster::counts::SourceCounts;
 use crate::telemetry::access_log::Counts;
@@ -27,6 +28,7 @@ pub struct Process<'a> {
     pub folded: usize,
     pub access_log: &'a Counts,
     pub draining: bool,
+    pub ended: Option<Tally>,
     /// Of the cluster, where that is the source.
     pub source: Option<&'a SourceCounts>,
     pub kernel: &'a KernelView,
@@ -405,6 +407,15 @@ fn agent(page: &mut Page, collected: &Collected, process: &Process<'_>) {
         "1 while the agent is about to stop.",
         u8::from(process.draining),
     );
+    page.family(
+        "ingress_agent_drain_ended_total",
+        "counter",
+        "What was open at the end of a drain: requests answered 503 draining, answers broken off, WebSockets closed, connections cut.",
+    );
+    for (what, count) in process.ended.iter().flat_map(|tally| &tally.0) {
+        let what = Labels::new().with("what", what.as_str());
+        page.sample("ingress_agent_drain_ended_total", &what, None, *count);
+    }
     page.single(
         "ingress_agent_folded_series",
         "gauge",

@@ -111,6 +111,7 @@ fn page_of(format: Format, total: ShardSnapshot, published: &Published) -> Strin
         folded: 5,
         access_log: &Counts::default(),
         draining: false,
+        ended: Some(crate::drain::Drain::default().tally()),
         tcp: &TcpTotals {
             counted: true,
             ..TcpTotals::default()

@@ -50,6 +50,11 @@ impl Clock {
         }
     }
 
+    /// Waits until then; from the beginning where another end was set.
+    pub(super) fn begin_until(&mut self, wait: Wait, due: Instant) {
+        self.read = Some((wait, due));
+    }
+
     /// What was waited for came.
     pub(super) fn end(&mut self) {
         self.read = None;

@@ -28,6 +28,8 @@ pub(super) struct Shared {
     pub(super) bytes_read: Cell<u64>,
     pub(super) bytes_written: Cell<u64>,
     pub(super) draining: Cell<bool>,
+    pub(super) ending: Cell<bool>,
+    pub(super) broken_off: Cell<bool>,
     pub(super) peer_closed: Cell<bool>,
     pub(super) in_request: Cell<bool>,
     pub(super) body_open: Cell<bool>,
@@ -134,6 +136,16 @@ impl GateHandle {
         self.shared.draining.get()
     }
 
+    /// Whether no request is served any more: those that have no answer get 503 `draining`.
+    pub fn is_ending(&self) -> bool {
+        self.shared.ending.get()
+    }
+
+    /// Whether answers that have begun are broken off.
+    pub fn is_broken_off(&self) -> bool {
+        self.shared.broken_off.get()
+    }
+
     /// Whether the client has ended its side.
     pub fn peer_closed(&self) -> bool {
         self.shared.peer_closed.get()
@@ -174,6 +186,18 @@ impl GateHandle {
     pub fn begin_drain(&self) {
         self.shared.draining.set(true);
         self.shared.wake_reader();
+    }
+
+    /// Closes as soon as the answers that have begun are out. To be polled next, so that services learn of it.
+    pub fn begin_end(&self) {
+        self.shared.ending.set(true);
+        self.begin_drain();
+    }
+
+    /// Breaks off what is still under way, so that no client takes a part for the whole. To be polled next.
+    pub fn break_off(&self) {
+        self.shared.broken_off.set(true);
+        self.begin_end();
     }
 }
 

@@ -185,6 +185,9 @@ impl Server {
         B::Error: fmt::Display,
     {
         loop {
+            if self.wire.borrow().t.shared.broken_off.get() {
+                return Poll::Ready(Err(io::Error::other("the agent ends before the answer does")));
+            }
             let mut waits = false;
             while !outbound.is_complete() && outbound.has_room(&self.wire.borrow()) {
                 // The body may read the request's, so the connection can't be held meanwhile.

@@ -6,8 +6,10 @@ use std::time::Duration;
 
 use bytes::BytesMut;
 use ingress_core::reason::Reason;
+use tokio::time::Instant;
 
 use super::wire::{Wire, kind};
+use crate::proxy::moment;
 use crate::proxy::wire::Refusal;
 use crate::proxy::wire::gate::clock::Wait;
 use crate::proxy::wire::h2::{ErrorCode, H2Refusal};
@@ -19,6 +21,8 @@ const ASK_ALIVE: Duration = Duration::from_secs(60);
 const SAY_ALIVE: Duration = Duration::from_secs(20);
 const ALIVE: [u8; 8] = *b"alive???";
 pub(super) const LEAVING: [u8; 8] = *b"leaving.";
+/// How long a client may take to say that it knows that we leave (RFC 9113, 6.8: at least a round trip).
+const HEAR_LEAVING: Duration = Duration::from_secs(2);
 
 /// How far the farewell is (RFC 9113, 6.8): first a GOAWAY that refuses nothing and a PING; when that has come back, the last word.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -41,14 +45,33 @@ pub(super) enum Ending {
 impl Wire {
     pub(super) fn leave(&mut self) {
         self.leaving = Leaving::Said;
+        self.leaves_at = Some(moment::now() + HEAR_LEAVING);
         self.send_goaway(LAST_STREAM, ErrorCode::NoError);
         self.send(kind::PING, 0, 0, &LEAVING);
     }
 
-    /// The client knows that we leave: what it has sent until now is the last.
+    /// What the process has ordered, as far as it has not been done.
+    pub(super) fn follow_orders(&mut self) {
+        if self.leaving == Leaving::No {
+            self.leave();
+        }
+        if self.leaves_at.is_some_and(|at| at <= moment::now()) {
+            self.client_knows();
+        }
+        if self.t.shared.ending.get() && !std::mem::replace(&mut self.told_end, true) {
+            self.wake_streams();
+        }
+        if self.t.shared.broken_off.get() {
+            self.client_knows();
+            self.break_off_all();
+        }
+    }
+
+    /// The client knows that we leave, or has had the time to: what it has sent until now is the last.
     pub(super) fn client_knows(&mut self) {
         if self.leaving == Leaving::Said {
             self.leaving = Leaving::Final;
+            self.leaves_at = None;
             self.send_goaway(self.follower.last_stream(), ErrorCode::NoError);
         }
     }
@@ -97,11 +120,12 @@ impl Wire {
                         // Who doesn't take them in time goes without.
                         ready!(self.t.clock.poll_read(cx));
                     }
-                    self.t.clock.end();
                     Ending::Shutdown
                 }
                 Ending::Shutdown => {
-                    ready!(self.t.poll_shutdown(cx))?;
+                    if self.t.poll_shutdown(cx)?.is_pending() {
+                        ready!(self.t.clock.poll_read(cx));
+                    }
                     Ending::Linger
                 }
                 Ending::Linger => {
@@ -122,26 +146,51 @@ impl Wire {
     /// Ready when the connection has ended because the client was silent for too long.
     pub(super) fn poll_wait(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         self.t.shared.park_reader(cx);
+        let idle_until = self.idle_until();
+        if idle_until.is_some_and(|until| until <= moment::now()) {
+            return self.poll_idle_end(cx);
+        }
         let limits = &self.t.limits;
-        match () {
-            () if self.follower.in_head() => {
+        match (idle_until, ()) {
+            (_, ()) if self.follower.in_head() => {
                 self.t.clock.begin(Wait::Head, limits.head_wait);
             }
-            () if !self.input.is_empty() => self.t.clock.begin(Wait::Body, limits.body_gap),
-            () if self.streams.is_empty() => self.t.clock.begin(Wait::Idle, limits.idle_wait),
+            (until, ()) if !self.input.is_empty() => {
+                let left = until.map(|until| until.saturating_duration_since(moment::now()));
+                let gap = limits.body_gap.min(left.unwrap_or(Duration::MAX));
+                self.t.clock.begin(Wait::Body, gap);
+            }
+            (Some(until), ()) => self.t.clock.begin_until(Wait::Idle, until),
             // How long a stream may take is its service's to say.
-            () => {
+            (None, ()) => {
                 self.t.clock.end();
                 return self.poll_alive(cx);
             }
         }
-        let wait = ready!(self.t.clock.poll_read(cx));
-        if wait != Wait::Idle {
-            self.t.refuse(Refusal::new(
-                Reason::RequestTimeout,
-                "an h2 header block or frame did not go on in time",
-            ));
+        ready!(self.t.clock.poll_read(cx));
+        if idle_until.is_some_and(|until| until <= Instant::now()) {
+            return self.poll_idle_end(cx);
         }
+        self.t.refuse(Refusal::new(
+            Reason::RequestTimeout,
+            "an h2 header block or frame did not go on in time",
+        ));
+        self.end(ErrorCode::NoError);
+        self.poll_end(cx)
+    }
+
+    /// When a connection that has no request under way, and none on its way, has been so for long enough. Frames that ask for nothing change
+    /// nothing about that.
+    fn idle_until(&mut self) -> Option<Instant> {
+        if !self.streams.is_empty() || self.follower.in_head() {
+            return None;
+        }
+        let idle = self.t.limits.idle_wait;
+        let until = *self.idle_until.get_or_insert_with(|| moment::now() + idle);
+        Some(self.leaves_at.map_or(until, |leaves_at| until.min(leaves_at)))
+    }
+
+    fn poll_idle_end(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         self.end(ErrorCode::NoError);
         self.poll_end(cx)
     }

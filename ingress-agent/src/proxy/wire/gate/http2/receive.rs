@@ -192,6 +192,7 @@ impl Wire {
 
     fn open(&mut self, frame: Frame, asked: Result<Asked, Malformed>) {
         let id = frame.stream;
+        self.idle_until = None;
         let mut stream = Stream::new(self.peer.initial_window);
         stream.ended = frame.end_stream();
         if self.takes_no_more() {

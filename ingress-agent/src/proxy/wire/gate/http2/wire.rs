@@ -77,6 +77,12 @@ pub(super) struct Wire {
     /// Something happened that the same turn has to look after.
     pub(super) stirred: bool,
     pub(super) leaving: Leaving,
+    /// When the last word of the farewell is said at the latest.
+    pub(super) leaves_at: Option<tokio::time::Instant>,
+    /// The streams' services have been woken for the end of the process.
+    pub(super) told_end: bool,
+    /// When a connection without a stream has had its time: only requests put it off.
+    pub(super) idle_until: Option<tokio::time::Instant>,
     pub(super) ending: Option<Ending>,
     pub(super) alive: Timer,
     pub(super) asked_alive: bool,
@@ -110,6 +116,9 @@ impl Wire {
             peer: Peer::default(),
             stirred: false,
             leaving: Leaving::No,
+            leaves_at: None,
+            told_end: false,
+            idle_until: None,
             ending: None,
             alive: Timer::default(),
             asked_alive: false,
@@ -127,8 +136,8 @@ impl Wire {
 
     /// Reads what is there; Ready when the connection has ended.
     pub(super) fn poll_in(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        if self.t.shared.draining.get() && self.leaving == Leaving::No {
-            self.leave();
+        if self.t.shared.draining.get() {
+            self.follow_orders();
         }
         for _ in 0..READS {
             if self.ending.is_none()
@@ -349,6 +358,22 @@ impl Wire {
         stream.wake();
         stream.wake_reader();
         Some(stream)
+    }
+
+    /// All of them, because the process ends.
+    pub(super) fn break_off_all(&mut self) {
+        let open: Vec<u32> = self.streams.keys().copied().collect();
+        for id in open {
+            self.close(id);
+            // Not by what a client may provoke: this is our own decision.
+            self.out
+                .push(kind::RST_STREAM, 0, id, &ErrorCode::Cancel.value().to_be_bytes());
+        }
+    }
+
+    /// Whoever serves a stream looks at its connection again.
+    pub(super) fn wake_streams(&mut self) {
+        self.streams.values_mut().for_each(Stream::wake);
     }
 
     fn remember_broken_off(&mut self, id: u32, window: i64) {

@@ -159,7 +159,12 @@ impl Wire {
     /// Ready when the head is too late.
     fn poll_head_wait(&mut self, cx: &mut Context<'_>) -> Poll<()> {
         self.t.shared.park_reader(cx);
-        if !self.untouched() {
+        if self.t.shared.ending.get() {
+            if self.t.shared.broken_off.get() {
+                return Poll::Ready(());
+            }
+            self.t.clock.begin(Wait::Last, LAST_REQUEST);
+        } else if !self.untouched() {
             self.t.clock.begin(Wait::Head, self.t.limits.head_wait);
         } else if self.t.shared.draining.get() {
             let wait = self.t.limits.head_wait.min(LAST_REQUEST);
@@ -169,8 +174,10 @@ impl Wire {
         }
         ready!(self.t.clock.poll_read(cx));
         if !self.untouched() {
-            let late = Refusal::new(Reason::RequestTimeout, "the request head did not arrive in time");
-            self.refuse_head(late);
+            self.refuse_head(match self.t.shared.ending.get() {
+                true => Refusal::new(Reason::Draining, "the agent ends before the request head does"),
+                false => Refusal::new(Reason::RequestTimeout, "the request head did not arrive in time"),
+            });
         }
         Poll::Ready(())
     }

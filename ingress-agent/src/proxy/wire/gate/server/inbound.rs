@@ -181,7 +181,14 @@ impl Wire {
             self.ended = true;
             return Poll::Ready(Ok(()));
         }
-        ready!(self.poll_out(cx))?;
+        let out = self.poll_out(cx)?;
+        if out.is_pending() && self.t.shared.broken_off.get() {
+            // The process ends: who does not read now is not waited for.
+            self.t.io.reset_at_close();
+            self.ended = true;
+            return Poll::Ready(Ok(()));
+        }
+        ready!(out);
         if !self.shut {
             ready!(self.t.poll_shutdown(cx))?;
             self.shut = true;
