@@ -4,19 +4,19 @@ use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpStream};
 use std::sync::{Arc, Mutex};
 
-use ingress_tests::{Certs, Ingress, Site};
+use ingress_tests::{Certs, Ingress, Leaf, Site};
 use rustls::client::WebPkiServerVerifier;
 use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
+use rustls::crypto::aws_lc_rs::cipher_suite::TLS13_AES_128_GCM_SHA256;
 use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, ServerName, UnixTime};
 use rustls::{
     ClientConfig, ClientConnection, DigitallySignedStruct, RootCertStore, SignatureScheme, StreamOwned,
+    SupportedCipherSuite,
 };
+use x509_parser::prelude::{FromDer as _, X509Certificate};
 
 use crate::Done;
-
-/// A response whose responder said "successful" and not much else (RFC 6960, 4.2.1).
-const STAPLE: &[u8] = &[0x30, 0x07, 0x0a, 0x01, 0x00, 0xa0, 0x02, 0x30, 0x00];
 
 #[test]
 fn a_staple_that_comes_with_its_certificate_is_shown_to_clients_that_ask_for_it() -> Done {
@@ -30,13 +30,79 @@ fn a_staple_that_comes_with_its_certificate_is_shown_to_clients_that_ask_for_it(
     let agent = site.start()?;
     let stapled = || stapled(agent.https, &certs.authority_pem());
     assert_eq!(stapled()?, b"");
-    site.manifests.stapled_tls_secret("tls", &leaf, STAPLE)?;
-    agent.wait_until("the staple is shown", |_| Ok(stapled()? == STAPLE))?;
+    let staple = response(&leaf, "20990101000000Z")?;
+    site.manifests.stapled_tls_secret("tls", &leaf, &staple)?;
+    agent.wait_until("the staple is shown", |_| Ok(stapled()? == staple))?;
     site.manifests
         .stapled_tls_secret("tls", &leaf, b"no response at all")?;
     let message = agent.diagnostic("Secret default/tls", "OcspStapleUnusable")?;
     assert!(message.contains("RFC 6960"), "{message}");
     agent.wait_until("it is served without", |_| Ok(stapled()?.is_empty()))
+}
+
+#[test]
+fn a_staple_about_another_certificate_or_one_that_is_too_old_is_told_and_left_out() -> Done {
+    let certs = Certs::new()?;
+    let (leaf, other) = (certs.leaf(&["a.test"])?, certs.leaf(&["a.test"])?);
+    let site = Site::new(&[Ingress::new("web")
+        .tls(&["a.test"], "tls")
+        .host("a.test")
+        .prefix("/", "web")])?;
+    let foreign = response(&other, "20990101000000Z")?;
+    site.manifests.stapled_tls_secret("tls", &leaf, &foreign)?;
+    let agent = site.start()?;
+    let message = agent.diagnostic("Secret default/tls", "OcspStapleUnusable")?;
+    assert!(message.contains("about another certificate"), "{message}");
+    let stapled = || stapled(agent.https, &certs.authority_pem());
+    assert_eq!(stapled()?, b"");
+    let staple = response(&leaf, "20990101000000Z")?;
+    site.manifests.stapled_tls_secret("tls", &leaf, &staple)?;
+    agent.wait_until("the right one is shown", |_| Ok(stapled()? == staple))?;
+    let old = response(&leaf, "20200108000000Z")?;
+    site.manifests.stapled_tls_secret("tls", &leaf, &old)?;
+    let message = agent.diagnostic("Secret default/tls", "OcspStapleExpired")?;
+    assert!(message.contains("nextUpdate"), "{message}");
+    agent.wait_until("it is served without", |_| Ok(stapled()?.is_empty()))
+}
+
+/// What a responder says of a good certificate (RFC 6960, 4.2.1), but for its signature.
+fn response(leaf: &Leaf, next_update: &str) -> anyhow::Result<Vec<u8>> {
+    let certificate = CertificateDer::from_pem_slice(leaf.certificate.as_bytes())?;
+    let (_, certificate) = X509Certificate::from_der(&certificate)?;
+    let SupportedCipherSuite::Tls13(suite) = TLS13_AES_128_GCM_SHA256 else {
+        anyhow::bail!("a suite of TLS 1.3");
+    };
+    let issuer = suite.common.hash_provider.hash(certificate.issuer().as_raw());
+    let sha256 = der(
+        0x30,
+        &[&der(0x06, &[&[0x60, 0x86, 0x48, 1, 0x65, 3, 4, 2, 1]])?, &[5, 0]],
+    )?;
+    let issuer = [der(0x04, &[issuer.as_ref()])?, der(0x04, &[&[7; 32]])?].concat();
+    let id = der(
+        0x30,
+        &[&sha256, &issuer, &der(0x02, &[certificate.raw_serial()])?],
+    )?;
+    let since = der(0x18, &[b"20200101000000Z"])?;
+    let until = der(0xa0, &[&der(0x18, &[next_update.as_bytes()])?])?;
+    let single = der(0x30, &[&id, &[0x80, 0], &since, &until])?;
+    let responder = der(0xa2, &[&der(0x04, &[&[1; 20]])?])?;
+    let data = der(0x30, &[&responder, &since, &der(0x30, &[&single])?])?;
+    let basic = der(0x30, &[&data, &der(0x03, &[&[0; 8]])?])?;
+    let kind = der(0x06, &[&[0x2b, 6, 1, 5, 5, 7, 0x30, 1, 1]])?;
+    let bytes = der(0x30, &[&kind, &der(0x04, &[&basic])?])?;
+    der(0x30, &[&[0x0a, 1, 0], &der(0xa0, &[&bytes])?])
+}
+
+fn der(tag: u8, parts: &[&[u8]]) -> anyhow::Result<Vec<u8>> {
+    let content = parts.concat();
+    let length = u16::try_from(content.len())?;
+    let [high, low] = length.to_be_bytes();
+    let head = match length {
+        0..=0x7f => vec![tag, low],
+        0x80..=0xff => vec![tag, 0x81, low],
+        _ => vec![tag, 0x82, high, low],
+    };
+    Ok([head, content].concat())
 }
 
 /// What came in the handshake beside a certificate that verifies.

@@ -23,7 +23,7 @@ pub mod syns;
 pub mod websocket;
 
 pub use agent::TestAgent;
-pub use certs::Certs;
+pub use certs::{Certs, Leaf};
 pub use client::{Answer, Request, TlsClient};
 pub use cluster::{Cluster, Namespace, Pod};
 pub use echo::Echo;

@@ -44,6 +44,31 @@ struct Parsed {
     names_from_subject: bool,
     /// Why the certificate is served without its staple.
     bad_staple: Option<String>,
+    staple: Option<Stapled>,
+}
+
+/// The certificate without its staple, for when that is too old.
+#[derive(Clone, Debug)]
+struct Stapled {
+    bare: Arc<Certificate>,
+    until: Option<i64>,
+    is_revoked: bool,
+}
+
+impl Parsed {
+    /// As it is served now: a staple that is too old makes clients end the handshake, none makes most of them go on.
+    fn served(&self, now: i64) -> Arc<Certificate> {
+        match &self.staple {
+            Some(staple) if staple.is_over(now) => Arc::clone(&staple.bare),
+            _ => Arc::clone(&self.certificate),
+        }
+    }
+}
+
+impl Stapled {
+    fn is_over(&self, now: i64) -> bool {
+        self.until.is_some_and(|until| until <= now)
+    }
 }
 
 /// Private keys stay out of every log, so of this too.
@@ -78,13 +103,13 @@ pub(super) fn read(
         (Ok(parsed), _) => {
             check_validity(parsed, now_unix, notes);
             check_type(secret, notes);
-            Answer::Usable(key.clone(), Arc::clone(&parsed.certificate))
+            Answer::Usable(key.clone(), parsed.served(now_unix))
         }
         (Err(why), Some(good)) => {
             let message = format!("{why}; the last certificate that worked stays in use");
             notes.error("data", "SecretUnusable", message);
             check_validity(good, now_unix, notes);
-            Answer::Usable(key.clone(), Arc::clone(&good.certificate))
+            Answer::Usable(key.clone(), good.served(now_unix))
         }
         (Err(why), None) => {
             notes.error("data", "SecretUnusable", why.clone());
@@ -144,9 +169,28 @@ fn check_validity(parsed: &Parsed, now: i64, notes: &mut Notes) {
             "the certificate has no subject alternative name, only a common name; browsers will refuse it";
         notes.warning("data[tls.crt]", "CertificateWithoutNames", message.to_owned());
     }
+    check_staple(parsed, now, notes);
+}
+
+fn check_staple(parsed: &Parsed, now: i64, notes: &mut Notes) {
+    const FIELD: &str = "data[tls.ocsp-staple]";
     if let Some(why) = &parsed.bad_staple {
         let message = format!("{why}; the certificate is served without it");
-        notes.warning("data[tls.ocsp-staple]", "OcspStapleUnusable", message);
+        notes.warning(FIELD, "OcspStapleUnusable", message);
+    }
+    let Some(staple) = &parsed.staple else {
+        return;
+    };
+    if staple.is_revoked {
+        let message = "the OCSP response says that the certificate is revoked; clients will refuse it";
+        notes.error(FIELD, "CertificateRevoked", message.to_owned());
+    }
+    if let Some(until) = staple.until.filter(|_| staple.is_over(now)) {
+        let message = format!(
+            "the OCSP response was good until {} ago (nextUpdate); the certificate is served without it",
+            span(now - until)
+        );
+        notes.warning(FIELD, "OcspStapleExpired", message);
     }
 }
 
@@ -163,22 +207,38 @@ fn parse(secret: &Secret) -> Result<Parsed, String> {
     let chain = read_chain(field(secret, "tls.crt")?)?;
     let key = read_key(field(secret, "tls.key")?)?;
     let mut key = fit(chain, key)?;
-    let staple = bytes_of(secret, "tls.ocsp-staple").map(ocsp::staple).transpose();
-    let bad_staple = staple.as_ref().err().cloned();
-    key.ocsp = staple.ok().flatten();
-    let leaf = key.cert.first().ok_or("tls.crt holds no certificate")?;
-    let (_, leaf) = X509Certificate::from_der(leaf)
+    let leaf = key.cert.first().cloned().ok_or("tls.crt holds no certificate")?;
+    let (_, leaf) = X509Certificate::from_der(&leaf)
         .map_err(|error| format!("the first certificate in tls.crt does not parse: {error}"))?;
     let (names, names_from_subject) = names_of(&leaf);
+    let certificate = |key: CertifiedKey| {
+        Arc::new(Certificate {
+            names: names.clone(),
+            not_after: leaf.validity().not_after.timestamp(),
+            key: Arc::new(key),
+        })
+    };
+    let staple = bytes_of(secret, "tls.ocsp-staple").map(|bytes| ocsp::staple(bytes, &leaf));
+    let (staple, bad_staple) = match staple.transpose() {
+        Ok(staple) => (staple, None),
+        Err(why) => (None, Some(why)),
+    };
+    let staple = staple.map(|staple| {
+        let bare = certificate(key.clone());
+        key.ocsp = Some(staple.bytes);
+        let (until, is_revoked) = (staple.until, staple.is_revoked);
+        Stapled {
+            bare,
+            until,
+            is_revoked,
+        }
+    });
     Ok(Parsed {
         not_before: leaf.validity().not_before.timestamp(),
         names_from_subject,
         bad_staple,
-        certificate: Arc::new(Certificate {
-            names,
-            not_after: leaf.validity().not_after.timestamp(),
-            key: Arc::new(key),
-        }),
+        staple,
+        certificate: certificate(key),
     })
 }
 
