@@ -303,7 +303,8 @@ impl Writer {
     /// Writes Events for what authors of objects can fix; true when more wait for the budget.
     async fn tell_authors(&mut self) -> bool {
         let view = self.views.borrow().clone();
-        for diagnostic in self.ledger.due(&view.diagnostics, std::time::Instant::now()) {
+        let now = std::time::Instant::now();
+        for diagnostic in self.ledger.due(&view.diagnostics, &view.objects, now) {
             let (namespace, event) = events::event(&diagnostic, &view.objects, &self.me);
             let api: Api<Event> = Api::namespaced(self.client.clone(), &namespace);
             // One that is lost is told in the log, metrics and diagnostics all the same.
@@ -321,7 +322,7 @@ impl Writer {
             }
             self.events_refused = refused.is_some();
         }
-        self.ledger.has_more(&view.diagnostics)
+        self.ledger.has_more(&view.diagnostics, &view.objects)
     }
 
     /// Reads all statuses; notes where somebody wrote over ours.

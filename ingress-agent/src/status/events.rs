@@ -41,13 +41,18 @@ impl Ledger {
 
     /// The problems to tell now; they count as told. What has gone is forgotten, but not sooner than it may be told again: a problem that
     /// comes and goes is one.
-    pub(super) fn due(&mut self, diagnostics: &[Diagnostic], now: Instant) -> Vec<Diagnostic> {
+    pub(super) fn due(
+        &mut self,
+        diagnostics: &[Diagnostic],
+        objects: &Objects,
+        now: Instant,
+    ) -> Vec<Diagnostic> {
         self.refill(now);
         self.told
             .retain(|_, told| now.saturating_duration_since(*told) < AGAIN);
         let mut due: Vec<_> = diagnostics
             .iter()
-            .filter(|diagnostic| self.is_new(diagnostic))
+            .filter(|diagnostic| self.is_new(diagnostic, objects))
             .collect();
         // Errors first, when not all can be told.
         due.sort_by_key(|diagnostic| std::cmp::Reverse(diagnostic.severity));
@@ -62,12 +67,16 @@ impl Ledger {
     }
 
     /// Whether something waits for the budget.
-    pub(super) fn has_more(&self, diagnostics: &[Diagnostic]) -> bool {
-        diagnostics.iter().any(|diagnostic| self.is_new(diagnostic))
+    pub(super) fn has_more(&self, diagnostics: &[Diagnostic], objects: &Objects) -> bool {
+        diagnostics
+            .iter()
+            .any(|diagnostic| self.is_new(diagnostic, objects))
     }
 
-    fn is_new(&self, diagnostic: &Diagnostic) -> bool {
-        is_telling(diagnostic) && !self.told.contains_key(&without_generation(diagnostic))
+    fn is_new(&self, diagnostic: &Diagnostic, objects: &Objects) -> bool {
+        is_telling(diagnostic)
+            && !is_leaving(&diagnostic.object, objects)
+            && !self.told.contains_key(&without_generation(diagnostic))
     }
 
     fn refill(&mut self, now: Instant) {
@@ -90,6 +99,13 @@ fn without_generation(diagnostic: &Diagnostic) -> Diagnostic {
 
 fn is_telling(diagnostic: &Diagnostic) -> bool {
     diagnostic.severity >= Severity::Warning && group(diagnostic.object.kind).is_some()
+}
+
+/// In a namespace that is being deleted nothing can be created any more, so that the API server refuses an Event; and whoever deletes a
+/// namespace needs none about Services that go before their Ingresses.
+fn is_leaving(object: &ObjectRef, objects: &Objects) -> bool {
+    let namespace = objects.namespaces.get(&Key::new("", &*object.namespace));
+    namespace.is_some_and(|namespace| namespace.metadata.deletion_timestamp.is_some())
 }
 
 /// The apiVersion of a kind; none for what is in no cluster.
@@ -181,19 +197,55 @@ mod tests {
         )
     }
 
+    fn none() -> Objects {
+        Objects::default()
+    }
+
+    #[test]
+    fn in_a_namespace_that_is_being_deleted_no_event_is_tried_and_none_of_the_budget_spent() {
+        let json =
+            serde_json::json!({"metadata": {"name": "shop", "deletionTimestamp": "2026-01-01T00:00:00Z"}});
+        let mut objects = none();
+        let namespace = std::sync::Arc::new(serde_json::from_value(json).unwrap());
+        objects.namespaces.insert(Key::new("", "shop"), namespace);
+        let start = Instant::now();
+        let mut ledger = Ledger::new(start);
+        let mut all: Vec<_> = (0..100)
+            .map(|index| problem(Severity::Error, &format!("web-{index}")))
+            .collect();
+        assert!(ledger.due(&all, &objects, start).is_empty() && !ledger.has_more(&all, &objects));
+        let other = ObjectRef::new(Kind::Ingress, "office", "web");
+        all.push(Diagnostic::new(
+            Severity::Warning,
+            &other,
+            "spec",
+            "ServiceNotFound",
+            "does not exist",
+        ));
+        let due = ledger.due(&all, &objects, start);
+        assert_eq!(due.len(), 1);
+        assert_eq!(&*due[0].object.namespace, "office");
+    }
+
     #[test]
     fn a_problem_is_told_once_an_hour_as_long_as_it_stands() {
         let start = Instant::now();
         let mut ledger = Ledger::new(start);
         let all = [problem(Severity::Error, "web"), problem(Severity::Info, "web")];
-        assert_eq!(ledger.due(&all, start).len(), 1);
+        assert_eq!(ledger.due(&all, &none(), start).len(), 1);
         let mut edited = problem(Severity::Error, "web");
         edited.generation = Some(2);
-        assert!(ledger.due(&[edited], start).is_empty(), "the same problem");
-        assert!(ledger.due(&all, start + AGAIN / 2).is_empty());
-        assert!(ledger.due(&[], start + AGAIN / 2).is_empty(), "gone, and back:");
-        assert!(ledger.due(&all, start + AGAIN / 2).is_empty());
-        assert_eq!(ledger.due(&all, start + AGAIN).len(), 1);
+        assert!(
+            ledger.due(&[edited], &none(), start).is_empty(),
+            "the same problem"
+        );
+        assert!(ledger.due(&all, &none(), start + AGAIN / 2).is_empty());
+        assert!(
+            ledger.due(&[], &none(), start + AGAIN / 2).is_empty(),
+            "gone, and back:"
+        );
+        assert!(ledger.due(&all, &none(), start + AGAIN / 2).is_empty());
+        assert_eq!(ledger.due(&all, &none(), start + AGAIN).len(), 1);
     }
 
     #[test]
@@ -204,11 +256,14 @@ mod tests {
             .map(|index| problem(Severity::Warning, &format!("web-{index}")))
             .collect();
         all.push(problem(Severity::Error, "worst"));
-        let first = ledger.due(&all, start);
+        let first = ledger.due(&all, &none(), start);
         assert_eq!(first.len(), 25);
         assert_eq!(&*first[0].object.name, "worst");
-        assert!(ledger.due(&all, start).is_empty() && ledger.has_more(&all));
-        assert_eq!(ledger.due(&all, start + Duration::from_secs(60)).len(), 10);
+        assert!(ledger.due(&all, &none(), start).is_empty() && ledger.has_more(&all, &none()));
+        assert_eq!(
+            ledger.due(&all, &none(), start + Duration::from_secs(60)).len(),
+            10
+        );
     }
 
     #[test]
