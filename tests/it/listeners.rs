@@ -24,6 +24,11 @@ struct Site {
 impl Site {
     /// An agent with a file that says this of its listeners.
     fn new(listeners: &str) -> Self {
+        Self::with(listeners, &[])
+    }
+
+    /// The same with flags, too.
+    fn with(listeners: &str, flags: &[&str]) -> Self {
         let echo = Echo::start("web").unwrap();
         let manifests = Manifests::new().unwrap();
         manifests.our_class().unwrap();
@@ -46,6 +51,7 @@ impl Site {
                 "--workers",
                 "2",
             ])
+            .args(flags)
             .args(["--kernel", "off", "--access-log", "off", "--config"])
             .arg(folder.path().join("agent.yaml"))
             .arg("--manifests")
@@ -175,6 +181,21 @@ fn what_is_wrong_in_the_file_changes_nothing_and_what_needs_a_restart_is_named()
             })
         })
         .unwrap();
+}
+
+#[test]
+fn a_change_in_the_file_that_a_flag_overrides_is_said_to_have_no_effect() {
+    let site = Site::with("http: 127.0.0.1:0\nhttps: 'off'\n", &["--http", "127.0.0.1:0"]);
+    site.write("http: 127.0.0.2:0\nhttps: 'off'\n");
+    site.hang_up();
+    site.agent
+        .log_line("what is in vain", |line| {
+            line["message"]
+                .as_str()
+                .is_some_and(|text| text.contains("a change of http has no effect"))
+        })
+        .unwrap();
+    assert_eq!(status(site.agent.http), 200);
 }
 
 #[test]

@@ -104,6 +104,14 @@ impl Listeners {
                 return tracing::error!("the settings stay as they are: {error}");
             }
         };
+        let in_vain = typed.in_vain(&newer.typed);
+        if !in_vain.is_empty() {
+            tracing::warn!(
+                %file,
+                "a change of {} has no effect: a flag or the environment overrides the file",
+                in_vain.join(", ")
+            );
+        }
         let restart = typed.needs_restart(&newer.typed);
         if !restart.is_empty() {
             tracing::warn!(%file, "a change of {} needs a restart", restart.join(", "));

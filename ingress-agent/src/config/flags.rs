@@ -303,13 +303,19 @@ pub(super) fn parse(args: Vec<OsString>) -> Result<Config, ConfigError> {
     };
     let file = Some(path.clone());
     // What the file adds is put in front of the arguments, so that one parser judges all of them alike.
-    let mut settings = file::read(path, &command()).map_err(ConfigError::File)?;
-    settings.retain(|setting| !is_given(&typed, &setting.id));
+    let all = file::read(path, &command()).map_err(ConfigError::File)?;
+    let (overridden, settings): (Vec<_>, Vec<_>) =
+        all.into_iter().partition(|setting| is_given(&typed, &setting.id));
     let added = settings.iter().flat_map(|setting| setting.arguments.clone());
     let all: Vec<OsString> = added.map(OsString::from).chain(args.clone()).collect();
     let typed = command().try_get_matches_from(all).map_err(ConfigError::Flag)?;
     Ok(Config {
-        typed: Typed { args, file, settings },
+        typed: Typed {
+            args,
+            file,
+            settings,
+            overridden,
+        },
         ..resolve(&typed)?
     })
 }

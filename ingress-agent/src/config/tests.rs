@@ -274,3 +274,19 @@ fn a_range_of_ports_is_an_address_for_each_of_them() {
     }
     assert!(refused(&["--manifests=site", "--admin=:9090-9091"]).contains("admin is a range"));
 }
+
+#[test]
+fn of_a_file_that_is_read_again_what_needs_a_restart_and_what_is_overridden_in_vain_are_known_by_name() {
+    let (dir, flag) = file("http: 127.0.0.1:1\nhttps: 127.0.0.1:2\nworkers: 1\nlog-level: info\n");
+    let args = ["--http=127.0.0.1:9", "--log-level=warn", &flag];
+    let before = config(&args).typed;
+    let again = |text: &str| {
+        std::fs::write(dir.path().join("agent.yaml"), text).unwrap();
+        before.again().unwrap().typed
+    };
+    let same = again("workers: 1\nlog-level: info\nhttps: 127.0.0.1:2\nhttp: 127.0.0.1:1\n");
+    assert!(before.needs_restart(&same).is_empty() && before.in_vain(&same).is_empty());
+    let newer = again("https: 127.0.0.1:3\nworkers: 2\nhttp: 127.0.0.1:7\n");
+    assert_eq!(before.needs_restart(&newer), ["workers"]);
+    assert_eq!(before.in_vain(&newer), ["http", "log-level"]);
+}

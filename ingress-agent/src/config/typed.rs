@@ -13,6 +13,8 @@ pub struct Typed {
     pub(super) file: Option<PathBuf>,
     /// What the file says and neither a flag nor the environment overrides.
     pub(super) settings: Vec<Setting>,
+    /// What it says and one of them does.
+    pub(super) overridden: Vec<Setting>,
 }
 
 /// The settings that take effect while the agent runs.
@@ -33,18 +35,26 @@ impl Typed {
 
     /// Settings that differ between the two and take effect at a restart alone.
     pub fn needs_restart(&self, newer: &Self) -> Vec<String> {
-        let all = self.settings.iter().chain(&newer.settings);
-        let differs = |id: &str| self.setting(id) != newer.setting(id);
-        let mut ids: Vec<_> = all.map(|setting| setting.id.replace('_', "-")).collect();
-        ids.sort_unstable();
-        ids.dedup();
-        ids.retain(|id| !AT_RUN_TIME.contains(&id.as_str()) && differs(id));
+        let mut ids = changed(&self.settings, &newer.settings);
+        ids.retain(|id| !AT_RUN_TIME.contains(&id.as_str()));
         ids
     }
 
-    fn setting(&self, id: &str) -> Option<&Setting> {
-        self.settings
-            .iter()
-            .find(|setting| setting.id.replace('_', "-") == id)
+    /// Settings that the file says otherwise in the newer one, in vain: a flag or the environment overrides them.
+    pub fn in_vain(&self, newer: &Self) -> Vec<String> {
+        changed(&self.overridden, &newer.overridden)
     }
+}
+
+/// The names of the settings that differ.
+fn changed(old: &[Setting], new: &[Setting]) -> Vec<String> {
+    let find = |all: &[Setting], id: &str| all.iter().find(|setting| setting.id == id).cloned();
+    let ids = old.iter().chain(new).map(|setting| &setting.id);
+    let mut ids: Vec<_> = ids
+        .filter(|id| find(old, id) != find(new, id))
+        .map(|id| id.replace('_', "-"))
+        .collect();
+    ids.sort_unstable();
+    ids.dedup();
+    ids
 }
