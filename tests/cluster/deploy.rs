@@ -153,6 +153,23 @@ fn the_chart_passes_helm_lint_and_refuses_values_that_could_not_work() -> Done {
 }
 
 #[test]
+fn without_steering_too_the_new_pod_of_a_node_starts_beside_the_old_one_which_passes_its_sockets_on() -> Done
+{
+    for values in ["kernel.steering=off", "kernel.mode=off"] {
+        let text = helm(None, &["template", "x", "chart", "-n", "there", "--set", values])?;
+        for part in [
+            "maxSurge: 1",
+            "maxUnavailable: 0",
+            "path: /run/ingress-agent",
+            "NET_BIND_SERVICE",
+        ] {
+            assert!(text.contains(part), "{values}: {part}: {text}");
+        }
+    }
+    Ok(())
+}
+
+#[test]
 fn the_versions_of_chart_and_program_are_the_same() -> Done {
     let chart = std::fs::read_to_string(Path::new(ROOT).join("deploy/chart/Chart.yaml"))?;
     let version = env!("CARGO_PKG_VERSION");
