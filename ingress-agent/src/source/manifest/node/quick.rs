@@ -5,7 +5,7 @@
 
 use granit_parser::{Event, Marker, Options, Parser, ScalarStyle, Span};
 
-use super::{Node, Position, Value};
+use super::{MAX_DOCUMENTS, Node, Position, Value};
 
 /// Below the long way's own bounds, so that it is the one to refuse.
 const MAX_DEPTH: usize = 40;
@@ -119,6 +119,7 @@ impl Reader {
         match self.inside() {
             // A document that is no mapping is none of ours, and an empty one is left out: the long way knows.
             None if !matches!(node.value, Value::Map(_)) => return None,
+            None if self.documents.len() >= MAX_DOCUMENTS => return None,
             None => self.documents.push(node),
             Some(Inside::List(items)) => items.push(node),
             Some(Inside::Map { entries, key }) => entries.push((key.take()?, node)),
@@ -166,8 +167,204 @@ fn word(text: String) -> Option<Value> {
 #[cfg(test)]
 mod tests {
     use proptest::prelude::*;
+    use proptest::sample::select;
 
     use super::*;
+
+    const KEYS: &[&str] = &[
+        "a: ",
+        "b: ",
+        "c: ",
+        "- ",
+        "- a: ",
+        "- - ",
+        "\"a\": ",
+        "'b' : ",
+        "\"<<\": ",
+        "<<: ",
+        "? ",
+        ": ",
+        "? a\n: ",
+        "null: ",
+        "~: ",
+        "true: ",
+        "\"true\": ",
+        "1: ",
+        "\u{e4}\u{1f600}: ",
+        "a b: ",
+        "a:\n  ",
+        "a: &x ",
+        "b: *x ",
+        "? |\n  k\n: ",
+        "\"\": ",
+        "=: ",
+        "a.b/c: ",
+        "\ta: ",
+        "",
+        "/: ",
+        "a: {b: ",
+        "a: [",
+        "x: !t ",
+        "a:\t",
+        "- # c\n  ",
+    ];
+    const VALUES: &[&str] = &[
+        "",
+        "~",
+        "null",
+        "Null",
+        "true",
+        "True",
+        "FALSE",
+        "yes",
+        "no",
+        "On",
+        "off",
+        "y",
+        "N",
+        "0",
+        "00",
+        "007",
+        "0o7",
+        "0x1F",
+        "0b1",
+        "1_000",
+        "+1",
+        "-0",
+        "-1",
+        "1.",
+        ".5",
+        "1.5",
+        "1e3",
+        "1E400",
+        "e1",
+        "123456789012345678",
+        "1234567890123456789",
+        "18446744073709551616",
+        ".inf",
+        "-.INF",
+        ".nan",
+        "NaN",
+        "inf",
+        "Infinity",
+        "infinity",
+        "2001-12-14",
+        "2001-12-14t21:59:43.10-05:00",
+        "1:30",
+        "12:30:45",
+        "=",
+        "<<",
+        "\"<<\"",
+        "word",
+        "two words",
+        "two # c",
+        "two#c",
+        "a: b",
+        "a:b",
+        "/path",
+        "/",
+        "//x",
+        "@a",
+        "`a`",
+        "%a",
+        "*x",
+        "&x",
+        "&x v",
+        "!t v",
+        "! v",
+        "!!str 1",
+        "!!int '1'",
+        "!!binary aGk=",
+        "!!null x",
+        "'it''s'",
+        "'~'",
+        "\"\\u00e4\\n\\x41\"",
+        "\"\\/\"",
+        "\"a\\\n    b\"",
+        "\"a\n\n    b\"",
+        "'x\n      y'",
+        "word\n      more",
+        "[]",
+        "{}",
+        "[a, b]",
+        "[a, ]",
+        "[, a]",
+        "[a: b]",
+        "{a, b}",
+        "{a: }",
+        "{a: b, a: c}",
+        "{\"a\":1}",
+        "{a: [~, {}, \"\"]}",
+        "{? a : b}",
+        "[\n  1,\n  # c\n  2]",
+        "}",
+        "]",
+        "|\n        t\n        u",
+        "|-\n        t\n\n",
+        "|+\n        t\n\n",
+        "|2\n         t",
+        "|9\n x",
+        ">\n        t\n        u\n\n          v",
+        ">-2\n          x",
+        "|\n\ttab",
+        "| # c\n        x",
+        "|",
+        "\u{e4}\u{f6}",
+        "\u{1f600} z",
+        "a\u{85}b",
+        "a\u{2028}b",
+        "a\u{a0}",
+        "\u{feff}a",
+        "a\tb",
+        "a\t# c",
+        "\0",
+        "\u{7f}",
+        "aGVsbG8=",
+        "None",
+        "nil",
+        "nULL",
+        "tRUE",
+        "t",
+        "f",
+        "--- a",
+        "---",
+        "...",
+        "\n---\nk: v",
+        "\n...\n---\nk: v",
+        "\n--- |\n x",
+        "\n---\n---\nk: v",
+        "\n...\n...\n",
+        "a\n---x",
+        "d0",
+        "f1.5",
+        "a1e5",
+        "0.1.2",
+        "192.0.2.1",
+        "10.0.0.0/8",
+        "::1",
+        "a,b",
+        "a}",
+        "a]",
+        "a?b",
+        "?a",
+        "-a",
+        "-",
+        "- b",
+        ":a",
+        "a'b\"c",
+        "a &x",
+        "a *x",
+        "a !x",
+        "null ",
+        "true\t",
+        "12 ",
+        "1 2",
+        "0 ",
+        "0 # c",
+    ];
+    const ENDS: &[&str] = &[
+        "\n", "\n", "\n", "\r\n", " \n", "\t\n", " # c\n", "\n\n", "\r", "}\n", "]\n", "",
+    ];
 
     const ORDINARY: &str = "# a comment\napiVersion: networking.k8s.io/v1\nkind: Ingress\nmetadata:\n  namespace: bench # another\n  name: \"web\"\n  \
         annotations:\n    a/b: 'false'\n    empty:\nspec:\n  tls: [{hosts: [a.test, b.test], secretName: tls}]\n  rules:\n  - host: a.test\n    \
@@ -215,6 +412,37 @@ mod tests {
         }
     }
 
+    #[test]
+    fn what_is_large_is_read_alike_and_has_the_same_bounds() {
+        let deep = |levels: usize| format!("a: {}{}\n", "[".repeat(levels), "]".repeat(levels));
+        let nested = |levels: usize| -> String {
+            let line = |level| format!("{}a:\n", " ".repeat(level));
+            (0..levels).map(line).collect()
+        };
+        for text in [
+            format!("a: {}\n", "x y ".repeat(100_000)),
+            format!("a: \"{}\"\n", "\\n".repeat(500_000)),
+            format!("{}: b\n", "k".repeat(1_020)),
+            format!("{}: b\n", "k".repeat(1_030)),
+            format!("a: |\n{}", "  line\n".repeat(20_000)),
+            format!("a:\n{}  b: c\n", "  # comment\n".repeat(200)),
+            format!("{}a: b\n", "# comment\n".repeat(200)),
+            format!("a:\n{}", "- b\n".repeat(20_000)),
+            (0..70).map(|key| format!("k{key}: v\n")).collect(),
+            deep(38),
+            deep(39),
+            deep(47),
+            deep(48),
+            deep(300),
+            nested(39),
+            nested(49),
+        ] {
+            is_same(&text);
+        }
+        let documents = "a: b\n---\n".repeat(MAX_DOCUMENTS + 1);
+        assert!(read(&documents).is_none() && super::super::parse_yaml(&documents).is_err());
+    }
+
     proptest! {
         #![proptest_config(ProptestConfig::with_cases(1000))]
 
@@ -226,6 +454,21 @@ mod tests {
             for (index, insert, remove) in edits {
                 let at = index.index(text.len());
                 text.replace_range(at..text.len().min(at + remove), &insert);
+            }
+            is_same(&text);
+        }
+
+        #[test]
+        fn whatever_is_put_together_of_yamls_peculiarities_is_read_alike(
+            lines in proptest::collection::vec((0..4_usize, select(KEYS), select(VALUES), select(ENDS)), 1..8),
+            start in select(&["", "", "\u{feff}", "---\n", "--- # c\n", "\n\n", "# c\r\n", "%YAML 1.2\n---\n"][..]),
+        ) {
+            let mut text = start.to_owned();
+            for (depth, key, value, end) in lines {
+                text.push_str(&"  ".repeat(depth));
+                text.push_str(key);
+                text.push_str(value);
+                text.push_str(end);
             }
             is_same(&text);
         }
