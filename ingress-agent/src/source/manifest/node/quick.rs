@@ -113,13 +113,12 @@ impl Reader {
 
     fn add(&mut self, node: Node) -> Option<()> {
         self.nodes += 1;
-        if self.nodes > MAX_NODES {
+        if self.nodes > MAX_NODES || self.documents.len() >= MAX_DOCUMENTS {
             return None;
         }
         match self.inside() {
             // A document that is no mapping is none of ours, and an empty one is left out: the long way knows.
             None if !matches!(node.value, Value::Map(_)) => return None,
-            None if self.documents.len() >= MAX_DOCUMENTS => return None,
             None => self.documents.push(node),
             Some(Inside::List(items)) => items.push(node),
             Some(Inside::Map { entries, key }) => entries.push((key.take()?, node)),
