@@ -8,8 +8,8 @@ mod report;
 mod samples;
 
 use std::collections::{HashMap, HashSet};
-use std::net::SocketAddr;
-use std::os::fd::RawFd;
+use std::net::{SocketAddr, TcpListener};
+use std::os::fd::AsRawFd;
 use std::sync::mpsc::{RecvTimeoutError, Sender, channel};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
@@ -21,8 +21,8 @@ use ingress_core::host::HostPattern;
 use ingress_core::name::ObjectRef;
 use ingress_core::snapshot::Route;
 
-use crate::kernel::account::Accounting;
 use crate::kernel::account::queues::Queues;
+use crate::kernel::account::{Accounting, MOST_OWNERS};
 use crate::telemetry::record::Listener;
 
 pub(crate) use self::desk::listener_tag;
@@ -97,8 +97,6 @@ struct Reading {
     lag: Sample,
 }
 
-/// Routes and endpoints that are told apart; the kernel's table has room for as many, and for both listeners of some.
-const MOST_OWNERS: usize = 8_192;
 /// How often the window of what is recent moves on: it holds one to two of these.
 const LOOKS_IN_WINDOW: u32 = 12;
 /// How often the listeners' queues are looked at.
@@ -161,9 +159,12 @@ impl Accounts {
     }
 
     /// Before a listening socket's first connection: what it accepts counts from its first packet on.
-    pub(crate) fn listens(&self, listener: Listener, socket: RawFd) {
+    pub(crate) fn listens(&self, listener: Listener, socket: &TcpListener) {
         if let Some(kernel) = self.kernel() {
-            kernel.tag(socket, &listener_tag(listener));
+            kernel.tag(socket.as_raw_fd(), &listener_tag(listener));
+        }
+        if let Some(queues) = &self.queues {
+            queues.watch(listener.as_str(), socket);
         }
     }
 

@@ -102,6 +102,17 @@ impl Site {
     }
 }
 
+/// Sockets of this address whose queues the agent shows.
+fn queues(agent: &AgentProcess, address: SocketAddr) -> u64 {
+    let request = Request::get(&format!("http://{}/kernel", agent.admin)).unwrap();
+    let page: serde_json::Value = serde_json::from_slice(&request.ask(agent.admin).unwrap().body).unwrap();
+    let listeners = page["queues"]["listeners"].as_array().unwrap();
+    let mut of_it = listeners
+        .iter()
+        .filter(|queue| queue["address"] == address.to_string());
+    of_it.next().map_or(0, |queue| queue["sockets"].as_u64().unwrap())
+}
+
 fn status(address: SocketAddr) -> u16 {
     let request = Request::get(&format!("http://{HOST}/")).unwrap();
     request.ask(address).unwrap().status
@@ -126,6 +137,7 @@ fn listeners_come_and_go_with_the_file_and_no_connection_is_touched() {
     let both = site.serving(1);
     assert_eq!(both[0], first);
     assert_eq!((status(first), status(both[1])), (200, 200));
+    assert_eq!(queues(&site.agent, both[1]), 2, "its queues are watched as well");
     let mut of_second = RawClient::connect(both[1]).unwrap();
     ask_on(&mut of_second);
     site.write("http: 127.0.0.1:0\nhttps: 'off'\n");
@@ -135,6 +147,7 @@ fn listeners_come_and_go_with_the_file_and_no_connection_is_touched() {
     while TcpStream::connect(both[1]).is_ok() {
         assert!(Instant::now() < until, "still open");
     }
+    assert_eq!(queues(&site.agent, both[1]), 0, "they are gone");
     ask_on(&mut of_second);
     ask_on(&mut kept);
     assert_eq!(status(first), 200);

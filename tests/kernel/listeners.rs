@@ -73,6 +73,18 @@ fn a_listener_is_added_and_removed_by_the_map_alone_and_no_request_fails() -> Do
             wait("the new addresses are steered", || {
                 Ok(steered(&site, &agent)? == ["[::]:80", "[::]:81", "10.77.0.2:443"])
             })?;
+            // The private listeners of a kind that was not served so far are watched too.
+            let status = site.status(agent.pid())?;
+            let queues = status["kernel"]["queues"]["listeners"]
+                .as_array()
+                .cloned()
+                .unwrap_or_default();
+            assert!(
+                queues
+                    .iter()
+                    .any(|queue| queue["listener"] == "https" && queue["sockets"] != 0),
+                "{status}"
+            );
             let kept = site.net.client.run(|| {
                 anyhow::ensure!(get_at(81)?.starts_with("HTTP/1.1 200"));
                 // Plain HTTP to a TLS listener is told so.

@@ -330,3 +330,107 @@ fn without_a_bpffs_xdp_ends_with_its_agent_and_that_is_said() -> Done {
         Ok(!program_on(&site, "node0")?.contains("xdp"))
     })
 }
+
+#[test]
+fn two_agents_that_both_serve_do_not_take_xdp_from_each_other() -> Done {
+    inside(
+        "two_agents_that_both_serve_do_not_take_xdp_from_each_other",
+        |bpffs| {
+            let Some(site) = Site::new()? else { return Ok(()) };
+            let dir = bpffs.join("agent");
+            let first = site.start(&flags(&dir, &[])?)?;
+            let (link, program) = on_node0(&dir)?;
+            let flags: Vec<_> = flags(&dir, &[])?
+                .into_iter()
+                .map(|flag| if flag == ":80" { ":81" } else { flag })
+                .collect();
+            let second = site.start(&flags)?;
+            let (still, newer) = on_node0(&dir)?;
+            assert_eq!(still, link);
+            assert_ne!(newer, program);
+            // Whatever happens to interfaces, and however often both look at them.
+            let has_late = |agent: &AgentProcess| {
+                let interfaces = site.interfaces(agent.pid())?;
+                anyhow::Ok(interfaces.iter().any(|(name, _)| name == "late0"))
+            };
+            for round in 0..3 {
+                site.net.node.ip(&[
+                    "link add late0 type veth peer name late1".to_owned(),
+                    "addr add 10.78.0.2/16 dev late0".to_owned(),
+                    "link set late0 up".to_owned(),
+                ])?;
+                wait(&format!("both have looked, round {round}"), || {
+                    Ok(has_late(&first)? && has_late(&second)?)
+                })?;
+                site.net.node.ip(&["link del late0".to_owned()])?;
+                wait(&format!("both have looked again, round {round}"), || {
+                    Ok(!has_late(&first)? && !has_late(&second)? && links(&dir).len() == 1)
+                })?;
+                assert_eq!(on_node0(&dir)?, (link, newer), "round {round}");
+            }
+            let by = |agent: &AgentProcess| site.interfaces(agent.pid());
+            assert_eq!(by(&first)?, [("node0".to_owned(), "tc".to_owned())]);
+            assert_eq!(
+                by(&second)?,
+                [("node0".to_owned(), "xdp (native) and tc".to_owned())]
+            );
+            assert!(!is_let_in(&site)?, "what is the older one's is judged by tc");
+            Ok(())
+        },
+    )
+}
+
+#[test]
+fn what_was_pinned_generically_is_taken_off_by_auto() -> Done {
+    inside("what_was_pinned_generically_is_taken_off_by_auto", |bpffs| {
+        let Some(site) = Site::new()? else { return Ok(()) };
+        let dir = bpffs.join("agent");
+        // No bridge takes XDP natively.
+        site.net.node.ip(&[
+            "link add late0 type bridge".to_owned(),
+            "addr add 10.78.0.2/16 dev late0".to_owned(),
+            "link set late0 up".to_owned(),
+        ])?;
+        let on = site.start(&flags(&dir, &["--kernel-xdp", "on"])?)?;
+        let late = |agent: &AgentProcess| {
+            let interfaces = site.interfaces(agent.pid())?;
+            anyhow::Ok(interfaces.into_iter().find(|(name, _)| name == "late0"))
+        };
+        let by = |by: &str| Some(("late0".to_owned(), by.to_owned()));
+        assert_eq!(late(&on)?, by("xdp (generic) and tc"));
+        assert_eq!(links(&dir).len(), 2);
+        on.kill();
+        let auto = site.start(&flags(&dir, &[])?)?;
+        assert_eq!(late(&auto)?, by("tc"));
+        wait("it is off the device", || {
+            Ok(links(&dir).len() == 1 && !program_on(&site, "late0")?.contains("xdp"))
+        })
+    })
+}
+
+#[test]
+fn an_agent_whose_programs_lost_their_names_leaves_nothing_that_the_next_one_does_not_know() -> Done {
+    inside(
+        "an_agent_whose_programs_lost_their_names_leaves_nothing_that_the_next_one_does_not_know",
+        |bpffs| {
+            let Some(site) = Site::new()? else { return Ok(()) };
+            let dir = bpffs.join("agent");
+            let flags = flags(&dir, &[])?;
+            let agent = site.start(&flags)?;
+            let (link, _) = on_node0(&dir)?;
+            // As an agent of another network namespace tidies up what no link runs.
+            let place = links(&dir)[0].clone();
+            for name in names(&dir).into_iter().filter(|name| *name != place) {
+                std::fs::remove_file(name)?;
+            }
+            agent.end()?;
+            let next = site.start(&flags)?;
+            assert_eq!(on_node0(&dir)?.0, link);
+            assert_eq!(
+                site.interfaces(next.pid())?,
+                [("node0".to_owned(), "xdp (native) and tc".to_owned())]
+            );
+            Ok(())
+        },
+    )
+}

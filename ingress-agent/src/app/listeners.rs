@@ -1,7 +1,6 @@
 //! Listeners at run time: the file is read again on SIGHUP and when it has changed; addresses come and go without touching a connection.
 
 use std::net::SocketAddr;
-use std::os::fd::AsRawFd;
 use std::os::unix::fs::MetadataExt;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -186,10 +185,15 @@ impl Listeners {
                 ))
             } else {
                 serving::bind_one(listener, address, config.workers).map(|(listening, bound)| {
+                    if let Err(error) = bound
+                        .iter()
+                        .try_for_each(|socket| self.heirlooms.keep(listening.address, socket))
+                    {
+                        // All of its sockets or none: what waits in one that was left out would be lost.
+                        self.heirlooms.forget(listening.address);
+                        tracing::error!(%error, %address, "an agent that comes after this one cannot be given this listener");
+                    }
                     for (worker, socket) in sockets.iter_mut().zip(bound) {
-                        if let Err(error) = self.heirlooms.keep(listening.address, &socket) {
-                            tracing::error!(%error, %address, "an agent that comes after this one cannot be given this listener");
-                        }
                         worker.push((listener, socket));
                     }
                     listening
@@ -211,7 +215,7 @@ impl Listeners {
     /// To the workers.
     fn give(&self, sockets: Sockets) {
         for (listener, socket) in sockets.iter().flatten() {
-            self.shared.accounts.listens(*listener, socket.as_raw_fd());
+            self.shared.accounts.listens(*listener, socket);
         }
         if let Err(error) = self.shared.roster.open(sockets) {
             tracing::error!(%error, "a new listening socket is lost");

@@ -33,7 +33,7 @@ pub(super) struct Watch {
 }
 
 impl Watch {
-    /// `tell` gets what each worker has to do, when that has changed.
+    /// `tell` gets what each worker has to do, again and again.
     pub(super) fn start(roster: &Arc<Roster>, tell: impl Fn(&[u32]) + Send + 'static) -> Result<Self> {
         let (stop, stopped) = channel();
         let roster = Arc::clone(roster);
@@ -43,10 +43,8 @@ impl Watch {
             while stopped.recv_timeout(TICK) == Err(RecvTimeoutError::Timeout) {
                 roster.look(&mut memory);
                 ticks = ticks.wrapping_add(1);
-                if ticks.is_multiple_of(LOADS)
-                    && let Some(loads) = roster.loads(&mut memory)
-                {
-                    tell(&loads);
+                if ticks.is_multiple_of(LOADS) {
+                    tell(&roster.loads(&mut memory));
                 }
             }
         })?;

@@ -7,7 +7,7 @@ mod cgroup;
 pub mod queues;
 mod sys;
 
-use std::collections::HashMap as Plain;
+use std::collections::{HashMap as Plain, HashSet};
 use std::fs::File;
 use std::os::fd::{AsFd, RawFd};
 use std::path::Path;
@@ -17,7 +17,7 @@ use std::sync::{Mutex, PoisonError};
 use aya::maps::{Array, HashMap, Map, MapData};
 use aya::programs::{BtfTracePoint, CgroupAttachMode, SockOps};
 use aya::{Btf, Ebpf};
-use ingress_common::account::{LOST_NO_ROOM, MAX_SUMS, SumKey, Sums, Tag};
+use ingress_common::account::{LOST_NO_ROOM, MAX_SUMS, NOBODY, OTHERS, SumKey, Sums, Tag};
 use serde::{Deserialize, Serialize};
 
 use super::trouble::{Hook, Step, Trouble};
@@ -49,9 +49,14 @@ pub struct AccountView {
     pub cgroup: String,
     /// What is not known, and why.
     pub notes: Vec<String>,
-    /// Owners (routes, endpoints) with sums, and how many there may be.
+    /// Routes and endpoints with sums, and how many the agent tells apart; more are counted together.
     pub owners: usize,
-    pub most_owners: u32,
+    pub most_owners: usize,
+    /// Entries of the kernel's table, and its room: a route that is asked for by http and by https has two.
+    #[serde(default)]
+    pub sums: usize,
+    #[serde(default)]
+    pub most_sums: u32,
     /// Connections counted under nobody's name, because there was no room.
     pub lost: u64,
     /// Tags written; each costs a system call.
@@ -78,6 +83,9 @@ impl std::fmt::Display for AccountView {
         }
     }
 }
+
+/// Routes and endpoints that are told apart; the kernel's table has room for as many, and for both listeners of some.
+pub const MOST_OWNERS: usize = 8_192;
 
 const PROGRAM: &str = "ingress_account";
 const RESETS: &str = "ingress_reset_seen";
@@ -154,6 +162,7 @@ impl Accounting {
             .unwrap_or_else(PoisonError::into_inner)
             .is_some();
         let sums = self.sums.lock().unwrap_or_else(PoisonError::into_inner);
+        let keys: Vec<_> = sums.keys().filter_map(Result::ok).collect();
         let reason = if on {
             ""
         } else {
@@ -168,8 +177,10 @@ impl Accounting {
                 .map(|why| format!("who resets a connection is not told apart: {why}"))
                 .into_iter()
                 .collect(),
-            owners: sums.keys().filter(Result::is_ok).count(),
-            most_owners: MAX_SUMS,
+            owners: told_apart(&keys),
+            most_owners: MOST_OWNERS,
+            sums: keys.len(),
+            most_sums: MAX_SUMS,
             lost: self.lost.get(&LOST_NO_ROOM, 0).unwrap_or_default(),
             tagged: self.tagged.load(Ordering::Relaxed),
             untagged: self.untagged.load(Ordering::Relaxed),
@@ -183,6 +194,12 @@ impl std::fmt::Debug for Accounting {
             .field("cgroup", &self.cgroup)
             .finish_non_exhaustive()
     }
+}
+
+fn told_apart(keys: &[SumKey]) -> usize {
+    let owned = keys.iter().filter(|key| ![NOBODY, OTHERS].contains(&key.owner));
+    let owners: HashSet<_> = owned.map(|key| (key.side, key.owner)).collect();
+    owners.len()
 }
 
 fn attach(ebpf: &mut Ebpf, cgroup: &Path) -> Result<(), Trouble> {
@@ -233,5 +250,27 @@ fn tags(ebpf: &mut Ebpf) -> Result<MapData, Trouble> {
             Step::Maps,
             "the object has no map TAGS of socket storage",
         )),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_route_with_both_listeners_is_one_of_those_that_are_told_apart() {
+        let key = |side, listener, owner| SumKey {
+            side,
+            listener,
+            owner,
+        };
+        let keys = [
+            key(0, 0, 5),
+            key(0, 1, 5),
+            key(1, 0, 5),
+            key(0, 0, NOBODY),
+            key(0, 1, OTHERS),
+        ];
+        assert_eq!(told_apart(&keys), 2);
     }
 }

@@ -43,6 +43,18 @@ pub(super) fn missing(needed: &[Capability]) -> Vec<Capability> {
     effective(&status).map_or_else(Vec::new, |mask| lacking(mask, needed))
 }
 
+/// Whether a seccomp filter judges this thread's system calls.
+pub(super) fn is_filtered() -> bool {
+    let status = std::fs::read_to_string("/proc/thread-self/status").unwrap_or_default();
+    has_filter(&status)
+}
+
+/// seccomp(2), `SECCOMP_MODE_FILTER`.
+fn has_filter(status: &str) -> bool {
+    let mode = status.lines().find_map(|line| line.strip_prefix("Seccomp:"));
+    mode.is_some_and(|mode| mode.trim() == "2")
+}
+
 fn lacking(mask: u64, needed: &[Capability]) -> Vec<Capability> {
     let has = |bit: u32| mask >> bit & 1 == 1;
     needed
@@ -141,6 +153,13 @@ mod tests {
             Some(0x1ff_ffff_ffff)
         );
         assert_eq!(effective("Name:\tx\n"), None);
+    }
+
+    #[test]
+    fn a_seccomp_filter_is_seen() {
+        assert!(has_filter("Name:\tx\nSeccomp:\t2\nSeccomp_filters:\t1\n"));
+        assert!(!has_filter("Seccomp:\t0\nSeccomp_filters:\t0\n"));
+        assert!(!has_filter(""));
     }
 
     #[test]

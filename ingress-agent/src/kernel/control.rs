@@ -31,6 +31,13 @@ pub fn meeting_place(run_dir: &Path) -> io::Result<PathBuf> {
         .recursive(true)
         .mode(0o700)
         .create(&place)?;
+    // Whoever can put a socket here is taken for an agent: given ticket keys, and asked for listening sockets.
+    if std::fs::metadata(&place)?.mode() & 0o002 != 0 {
+        return Err(io::Error::new(
+            io::ErrorKind::PermissionDenied,
+            format!("everybody may write in {}", place.display()),
+        ));
+    }
     Ok(place)
 }
 
@@ -113,4 +120,20 @@ fn connect(agent: &Path) -> io::Result<UnixStream> {
     stream.set_read_timeout(Some(PATIENCE))?;
     stream.set_write_timeout(Some(PATIENCE))?;
     Ok(stream)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn agents_do_not_meet_where_everybody_may_write() {
+        use std::os::unix::fs::PermissionsExt;
+        let run = tempfile::tempdir().unwrap();
+        let place = meeting_place(run.path()).unwrap();
+        assert_eq!(std::fs::metadata(&place).unwrap().mode() & 0o777, 0o700);
+        std::fs::set_permissions(&place, std::fs::Permissions::from_mode(0o777)).unwrap();
+        let error = meeting_place(run.path()).unwrap_err();
+        assert!(error.to_string().contains("everybody may write"), "{error}");
+    }
 }

@@ -19,7 +19,7 @@ mod view;
 mod wanted;
 
 use std::sync::mpsc::{RecvTimeoutError, Sender, channel};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, TryLockError};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
@@ -150,19 +150,27 @@ impl Rejection {
         let changes = links::Changes::listen()
             .inspect_err(|error| tracing::warn!(%error, "kernel: changes of interfaces are not heard, only looked for"))
             .ok();
+        let heart = lock(&state).tables.heart();
         let thread = std::thread::Builder::new().name("reject".into()).spawn(move || {
-            let mut ticks = 0u32;
+            let (mut ticks, mut changed, mut lives) = (0u32, false, true);
             while stopped.recv_timeout(TICK) == Err(RecvTimeoutError::Timeout) {
                 ticks = ticks.wrapping_add(1);
-                let changed = changes.as_ref().is_some_and(links::Changes::any);
-                let mut state = lock(&state);
-                if ticks.is_multiple_of(ALIVE) {
-                    state.live();
-                }
-                if changed || ticks.is_multiple_of(LOOK_AGAIN) {
+                changed |= ticks.is_multiple_of(LOOK_AGAIN);
+                changed |= changes.as_ref().is_some_and(links::Changes::any);
+                let written = match lives && ticks.is_multiple_of(ALIVE) {
+                    true => heart.beat(ALIVE_FOR),
+                    false => Ok(()),
+                };
+                // Whoever writes the tables just now may take longer than XDP waits for a sign of life.
+                let Some(mut state) = try_lock(&state) else {
+                    continue;
+                };
+                state.check(written);
+                if std::mem::take(&mut changed) {
                     state.look();
                 }
                 state.tick();
+                lives = state.ended.is_none();
             }
         })?;
         *self.thread.lock().unwrap_or_else(PoisonError::into_inner) = Some((stop, thread));
@@ -257,6 +265,15 @@ fn lock(state: &Mutex<State>) -> MutexGuard<'_, State> {
     state.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
+/// `None`: somebody is at work on it.
+fn try_lock(state: &Mutex<State>) -> Option<MutexGuard<'_, State>> {
+    match state.try_lock() {
+        Ok(state) => Some(state),
+        Err(TryLockError::Poisoned(state)) => Some(state.into_inner()),
+        Err(TryLockError::WouldBlock) => None,
+    }
+}
+
 impl State {
     /// Looks at the node's interfaces and addresses again, and goes after them.
     fn look(&mut self) {
@@ -291,7 +308,7 @@ impl State {
 
     fn live(&mut self) {
         if self.ended.is_none() {
-            let written = self.tables.live_for(ALIVE_FOR);
+            let written = self.tables.heart().beat(ALIVE_FOR);
             self.check(written);
         }
     }

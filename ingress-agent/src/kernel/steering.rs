@@ -2,10 +2,12 @@
 //!
 //! Prepared first (loaded, filled, tried), attached last, in one step: until then nobody's traffic changes.
 
+mod loads;
 mod private;
 
 use std::fs::File;
 use std::net::{IpAddr, Ipv6Addr, SocketAddr, TcpListener};
+use std::time::Instant;
 
 use aya::Ebpf;
 use aya::maps::{Array, HashMap, MapData, PerCpuArray, SockMap};
@@ -17,7 +19,9 @@ use ingress_common::abi::{
 use ingress_common::steer::mapped;
 use serde::{Deserialize, Serialize};
 
+use self::loads::Told;
 use self::private::PrivateListeners;
+use super::account::queues::cookies_sent;
 use super::object;
 use super::rights;
 use super::trouble::{Hook, Step, Trouble};
@@ -44,6 +48,7 @@ pub struct Steering {
     served: HashMap<MapData, ServedKey, Served>,
     counts: PerCpuArray<MapData, SteerCounts>,
     loads: Array<MapData, u32>,
+    told: Told,
     /// Keeps the slots; the sockets themselves are the workers'.
     sockets: SockMap<MapData>,
     plan: Plan,
@@ -116,6 +121,7 @@ impl Steering {
             served: object::take(Hook::Steering, &mut program, "SERVED")?,
             counts: object::take(Hook::Steering, &mut program, "STEER_COUNTS")?,
             loads: object::take(Hook::Steering, &mut program, "LOADS")?,
+            told: Told::new(cookies_sent()),
             sockets: object::take(Hook::Steering, &mut program, "SOCKETS")?,
             program,
             link: None,
@@ -153,6 +159,8 @@ impl Steering {
     pub(super) fn make_room(&mut self, wanted: &[Wanted]) -> Result<Sockets, Trouble> {
         self.private.add(wanted, self.workers).map_err(listen_trouble)?;
         self.fill_slots()?;
+        // Their slots know of none yet.
+        self.told.forget();
         Ok(self.private.take_sockets(self.workers))
     }
 
@@ -197,7 +205,19 @@ impl Steering {
     }
 
     /// How much each worker has to do, in steps that are only compared: of two that a new connection could go to, the one with less gets it.
+    /// Not while SYN cookies are under way: see [`Told`].
     pub(super) fn set_loads(&mut self, loads: &[u32]) -> Result<(), Trouble> {
+        if !self.told.is_to_be_told(loads, cookies_sent, Instant::now()) {
+            return Ok(());
+        }
+        let written = self.write_loads(loads);
+        if written.is_err() {
+            self.told.forget();
+        }
+        written
+    }
+
+    fn write_loads(&mut self, loads: &[u32]) -> Result<(), Trouble> {
         for first in self.private.first_slots() {
             for (slot, load) in (first..).zip(loads) {
                 let set = self.loads.set(slot, load, 0);

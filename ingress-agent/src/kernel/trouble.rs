@@ -170,7 +170,7 @@ impl Trouble {
             hook,
             step,
             cause,
-            missing: missing(hook, errno),
+            missing: missing(hook, step, errno),
         }
     }
 }
@@ -186,10 +186,15 @@ fn causes<'a>(error: &'a (dyn Error + 'static)) -> impl Iterator<Item = &'a (dyn
 const EPERM: i32 = 1;
 const EACCES: i32 = 13;
 
-fn missing(hook: Hook, errno: Option<i32>) -> Vec<String> {
+fn missing(hook: Hook, step: Step, errno: Option<i32>) -> Vec<String> {
     let mut missing = Vec::new();
     if matches!(errno, Some(EPERM | EACCES)) {
         missing.extend(capability::missing(hook.needs()).iter().map(ToString::to_string));
+    }
+    if missing.is_empty() && errno == Some(EPERM) && matches!(step, Step::Maps | Step::Load) {
+        // Below 5.11 maps count as locked memory.
+        let is_counted = capability::kernel_version().is_some_and(|running| running < (5, 11));
+        missing.push(leave(capability::is_filtered(), is_counted).to_owned());
     }
     let (major, minor) = hook.since();
     match capability::kernel_version() {
@@ -200,6 +205,17 @@ fn missing(hook: Hook, errno: Option<i32>) -> Vec<String> {
         _ => {}
     }
     missing
+}
+
+/// What refuses bpf(2) to a process that has the capabilities.
+fn leave(filtered: bool, counted: bool) -> &'static str {
+    if counted {
+        "memory that may be locked (RLIMIT_MEMLOCK; docs/kernel.md says how much)"
+    } else if filtered {
+        "leave of the seccomp profile of this container to call bpf(2): many engines' profiles give it with CAP_SYS_ADMIN alone, so another profile is needed (Kubernetes: seccompProfile; Docker: --security-opt seccomp=...)"
+    } else {
+        "leave of the node to call bpf(2): the capabilities are held, so a security module (SELinux, AppArmor, kernel lockdown) or a user namespace refuses it"
+    }
 }
 
 const STATISTICS: [&str; 3] = ["processed ", "verification time ", "stack depth "];
@@ -242,6 +258,16 @@ mod tests {
         let text = Trouble::io(Hook::Steering, Step::Attach, &error).to_string();
         assert!(text.starts_with("socket steering (sk_lookup) is not possible: attaching the program failed: Operation not permitted"), "{text}");
         assert!(text.ends_with("cannot hand over to each other"), "{text}");
+    }
+
+    #[test]
+    fn where_the_capabilities_are_held_the_seccomp_profile_is_named() {
+        let filtered = leave(true, false);
+        assert!(filtered.contains("seccomp profile") && filtered.contains("CAP_SYS_ADMIN"));
+        assert!(leave(false, false).contains("security module"));
+        assert!(leave(true, true).contains("RLIMIT_MEMLOCK"));
+        let busy = io::Error::from_raw_os_error(16);
+        assert_eq!(Trouble::io(Hook::Steering, Step::Maps, &busy).missing, [""; 0]);
     }
 
     #[test]

@@ -7,7 +7,7 @@ use std::collections::BTreeMap;
 use std::fmt;
 use std::io;
 use std::net::{SocketAddr, TcpListener};
-use std::os::fd::{AsRawFd, RawFd};
+use std::os::fd::AsRawFd;
 use std::os::unix::fs::MetadataExt;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
@@ -114,9 +114,7 @@ impl Queues {
             ..State::default()
         }));
         for (listener, socket) in sockets {
-            if let Ok(address) = socket.local_addr() {
-                queues.watch(listener, address, socket.as_raw_fd());
-            }
+            queues.watch(listener, socket);
         }
         if number(COOKIES_AT) == Some(0) {
             tracing::warn!(
@@ -127,9 +125,9 @@ impl Queues {
     }
 
     /// One more socket, until it is closed.
-    pub fn watch(&self, listener: &'static str, address: SocketAddr, socket: RawFd) {
-        let inode = std::fs::metadata(format!("/proc/self/fd/{socket}")).map(|file| file.ino());
-        let Ok(Ok(inode)) = inode.map(u32::try_from) else {
+    pub fn watch(&self, listener: &'static str, socket: &TcpListener) {
+        let inode = std::fs::metadata(format!("/proc/self/fd/{}", socket.as_raw_fd())).map(|file| file.ino());
+        let (Ok(address), Ok(Ok(inode))) = (socket.local_addr(), inode.map(u32::try_from)) else {
             return;
         };
         let socket = Socket {
@@ -314,6 +312,15 @@ impl fmt::Display for QueuesView {
             count("SyncookiesRecv")
         )?;
         for queue in &self.listeners {
+            if queue.sockets == 0 {
+                // It was taken away; what it dropped goes on counting.
+                writeln!(
+                    f,
+                    "    {} {}: closed, dropped {}",
+                    queue.listener, queue.address, queue.dropped
+                )?;
+                continue;
+            }
             writeln!(
                 f,
                 "    {} {}: {} wait in {} queues of {}, at most {} in one, dropped {}",
@@ -389,6 +396,11 @@ fn full(events: &BTreeMap<&'static str, u64>) -> u64 {
     FULL.iter().map(|name| count(events, name)).sum()
 }
 
+/// SYN cookies that were sent in this network namespace; none where it can't be read.
+pub(crate) fn cookies_sent() -> u64 {
+    count(&events(), COOKIES)
+}
+
 /// Empty where it can't be read.
 fn events() -> BTreeMap<&'static str, u64> {
     let text = std::fs::read_to_string("/proc/self/net/netstat").unwrap_or_default();
@@ -450,6 +462,21 @@ mod tests {
         let view = queues.view();
         assert_eq!(view.listeners.first().map(|queue| queue.dropped), Some(dropped));
         assert_eq!(view.listeners.first().map(|queue| queue.sockets), Some(0));
+        assert!(view.to_string().contains("closed, dropped"), "{view}");
+
+        // One that comes at run time is seen from then on.
+        let later = TcpListener::bind("127.0.0.1:0").unwrap();
+        queues.watch("https", &later);
+        let view = queues.view();
+        let seen = view
+            .listeners
+            .iter()
+            .find(|queue| queue.address == later.local_addr().unwrap());
+        assert_eq!(
+            seen.map(|queue| (&*queue.listener, queue.sockets)),
+            Some(("https", 1)),
+            "{view:?}"
+        );
     }
 
     #[test]

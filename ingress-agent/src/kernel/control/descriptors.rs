@@ -8,8 +8,8 @@ use std::os::unix::net::UnixStream;
 use std::path::Path;
 
 use rustix::net::{
-    RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, SendAncillaryBuffer, SendAncillaryMessage,
-    SendFlags, recvmsg, sendmsg,
+    RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, ReturnFlags, SendAncillaryBuffer,
+    SendAncillaryMessage, SendFlags, recvmsg, sendmsg,
 };
 
 use super::message::{self, Answer, Order};
@@ -40,24 +40,31 @@ pub fn listeners(place: &Path) -> Inherited {
 
 fn listeners_of(agent: &Path) -> io::Result<Inherited> {
     let mut all = Inherited::new();
-    while all.len() < MOST_IN_ALL {
+    loop {
+        if all.len() >= MOST_IN_ALL {
+            return Err(io::Error::other(format!(
+                "it has more than {MOST_IN_ALL} sockets"
+            )));
+        }
         let (answer, passed) = ask(agent, &Order::Listeners { skip: all.len() })?;
         let more = match answer {
             Answer::Listeners { more } => more,
             Answer::Refused { reason } => return Err(io::Error::other(reason)),
             _ => return Err(io::Error::other("it answered something else")),
         };
-        let is_all = passed.is_empty() || more == 0;
+        let is_all = more == 0;
+        if passed.is_empty() && !is_all {
+            return Err(io::Error::other(format!("{more} sockets have not come")));
+        }
         for descriptor in passed {
             let socket = TcpListener::from(descriptor);
             // Where it listens, the socket itself knows best.
             all.push((socket.local_addr()?, socket));
         }
         if is_all {
-            break;
+            return Ok(all);
         }
     }
-    Ok(all)
 }
 
 /// One question; its answer with what came beside it.
@@ -76,6 +83,12 @@ fn ask(agent: &Path, order: &Order) -> io::Result<(Answer, Vec<OwnedFd>)> {
             &mut beside,
             RecvFlags::CMSG_CLOEXEC,
         )?;
+        // Half of an address's sockets are worse than none: what waits in the others would be nobody's.
+        if read.flags.contains(ReturnFlags::CTRUNC) {
+            return Err(io::Error::other(
+                "not all descriptors could be received (is the limit of open files too low?)",
+            ));
+        }
         for message in beside.drain() {
             if let RecvAncillaryMessage::ScmRights(descriptors) = message {
                 passed.extend(descriptors);
@@ -102,4 +115,42 @@ pub(super) fn write(stream: &UnixStream, line: &[u8], descriptors: &[BorrowedFd<
         return Err(io::ErrorKind::WriteZero.into());
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::fd::AsFd;
+    use std::os::unix::net::UnixListener;
+
+    use super::*;
+    use crate::kernel::control::message::line;
+
+    /// What an agent gets that asks one which answers this.
+    fn asked(more: usize, passed: usize) -> io::Result<Inherited> {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("1.sock");
+        let agent = UnixListener::bind(&path).unwrap();
+        let thread = std::thread::spawn(move || {
+            let (stream, _) = agent.accept().unwrap();
+            let _: Order = message::read(&stream).unwrap();
+            let sockets: Vec<_> = (0..passed)
+                .map(|_| TcpListener::bind("127.0.0.1:0").unwrap())
+                .collect();
+            let sockets: Vec<_> = sockets.iter().map(AsFd::as_fd).collect();
+            write(&stream, &line(&Answer::Listeners { more }).unwrap(), &sockets).unwrap();
+        });
+        let listeners = listeners_of(&path);
+        thread.join().unwrap();
+        listeners
+    }
+
+    #[test]
+    fn the_sockets_of_an_agent_are_taken_all_or_none() {
+        assert_eq!(asked(0, 3).unwrap().len(), 3);
+        assert_eq!(asked(0, 0).unwrap().len(), 0);
+        let error = asked(2, 0).unwrap_err();
+        assert!(error.to_string().contains("2 sockets have not come"), "{error}");
+        // More to come, and then the agent is gone.
+        assert!(asked(2, 3).is_err());
+    }
 }

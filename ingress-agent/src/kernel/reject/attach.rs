@@ -50,6 +50,9 @@ struct Attached {
     xdp: Option<Place>,
     /// The device refused XDP: it is not asked again.
     no_xdp: Option<String>,
+    /// The program of a newer agent that is there in the place of ours. That one's it is for as long as it runs, or two agents that both serve
+    /// would replace each other's for ever.
+    lost_to: Option<u32>,
     why: String,
 }
 
@@ -171,12 +174,23 @@ impl Attachments {
             Ok(gate) => gate,
             Err(why) => return attached.add(why),
         };
-        if attached.xdp.as_ref().is_some_and(|place| !gate.has(place)) {
+        let other = |place| gate.other(place);
+        let lost = attached.xdp.as_ref().and_then(other);
+        if let Some(other) = lost {
             // A newer agent has put its program in place of ours.
             attached.xdp = None;
+            attached.lost_to = Some(other);
             self.instead(attached, GATE);
         }
         let Ok(gate) = &self.xdp else { return };
+        let there = link.xdp.map(|there| there.program);
+        // With the traffic XDP is this agent's, whoever had it.
+        let takes = !waits && !self.tidied;
+        let is_anothers = lost.is_some() || (attached.lost_to.is_some() && attached.lost_to == there);
+        if is_anothers && !takes {
+            return attached.add("XDP: a newer agent has it here; tc judges");
+        }
+        attached.lost_to = None;
         if attached.xdp.is_none() {
             let refused = attached.no_xdp.clone();
             match refused.map_or_else(|| gate.enter(link, waits), |why| Err(Refusal::Now(why))) {

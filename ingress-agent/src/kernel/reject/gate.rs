@@ -156,6 +156,11 @@ impl Gate {
                 "XDP: it was attached generically here, which auto does not do; it is taken off".to_owned(),
             );
         }
+        // First the names: an agent that dies between the two steps would leave a link that nobody knows for an agent's.
+        if let Ok(pins) = &self.pins {
+            self.name_programs(pins)
+                .map_err(|error| Refusal::Now(format!("XDP: {path}: {error}; tc judges")))?;
+        }
         sys::replace(found.link.as_fd(), self.judges.descriptor.as_fd(), None)
             .map_err(|error| Refusal::ByDevice(trouble(&error)))?;
         let mut place = Place {
@@ -172,16 +177,18 @@ impl Gate {
         Ok(place)
     }
 
-    /// Whether it is our program that is there. Where that can't be known, it was.
-    pub(super) fn has(&self, place: &Place) -> bool {
-        !matches!(sys::what_is(place.link.as_fd()), Ok(Object::XdpLink { program, .. }) if program != self.judges.id)
+    /// The program that is there in the place of ours. Where that can't be known, it is ours.
+    pub(super) fn other(&self, place: &Place) -> Option<u32> {
+        match sys::what_is(place.link.as_fd()) {
+            Ok(Object::XdpLink { program, .. }) if program != self.judges.id => Some(program),
+            _ => None,
+        }
     }
 
     /// Gives link and programs their names, those that they have lost as well.
     pub(super) fn keep(&self, place: &mut Place) {
         let pin = |pins: &Pins| {
-            pins.name(self.judges.descriptor.as_fd(), self.judges.id)?;
-            pins.name(self.passes.descriptor.as_fd(), self.passes.id)?;
+            self.name_programs(pins)?;
             pins.keep(place.link.as_fd(), place.interface)
         };
         let pinned = match &self.pins {
@@ -193,10 +200,21 @@ impl Gate {
         place.pin = pinned;
     }
 
+    fn name_programs(&self, pins: &Pins) -> io::Result<()> {
+        pins.name(self.judges.descriptor.as_fd(), self.judges.id)?;
+        pins.name(self.passes.descriptor.as_fd(), self.passes.id)
+    }
+
     /// What is pinned stays on the device and passes everything, unless another agent has put its own there.
     pub(super) fn leave(&self, place: Place) {
         if place.pin.is_err() {
             return;
+        }
+        // An agent of another namespace may have tidied away the name of a program that no link ran.
+        if let Ok(pins) = &self.pins
+            && self.other(&place).is_none()
+        {
+            let _ = self.name_programs(pins);
         }
         let (passes, judges) = (self.passes.descriptor.as_fd(), self.judges.descriptor.as_fd());
         if let Err(error) = sys::replace(place.link.as_fd(), passes, Some(judges)) {
@@ -207,7 +225,7 @@ impl Gate {
     /// Takes it off the device, unless another agent has put its own there.
     pub(super) fn remove(&self, place: Place) {
         if let Ok(path) = &place.pin
-            && self.has(&place)
+            && self.other(&place).is_none()
         {
             let _ = std::fs::remove_file(path);
         }

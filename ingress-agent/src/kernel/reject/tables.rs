@@ -1,5 +1,6 @@
 //! The maps of early rejection: writing what [`ingress_core::datapath`] says, reading what the programs counted.
 
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use aya::Ebpf;
@@ -31,7 +32,7 @@ pub(super) const MAPS: [&str; 12] = [
 
 pub(super) struct Tables {
     settings: Array<MapData, Settings>,
-    alive: Array<MapData, u64>,
+    heart: Arc<Heart>,
     judged: HashMap<MapData, JudgedKey, Judged>,
     sources: LpmTrie<MapData, SourceKey, u32>,
     ingress: HashMap<MapData, [u8; 16], u32>,
@@ -41,6 +42,24 @@ pub(super) struct Tables {
     samples: RingBuf<MapData>,
 }
 
+/// Apart from the other maps, because it must not wait: whoever writes a large table does so at low priority, on a machine with much to do.
+pub(super) struct Heart(Mutex<Array<MapData, u64>>);
+
+impl Heart {
+    /// For so long from now on XDP judges, whatever becomes of this process.
+    pub(super) fn beat(&self, time: Duration) -> Result<(), Trouble> {
+        let until = clock().saturating_add(time.as_nanos().try_into().unwrap_or(u64::MAX));
+        let mut alive = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        alive.set(0, until, 0).map_err(|error| filling(&error))
+    }
+
+    #[cfg(test)]
+    pub(super) fn until(&self) -> u64 {
+        let alive = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        alive.get(&0, 0).unwrap()
+    }
+}
+
 /// Samples that are read at once; the rest waits for the next time.
 const MOST_SAMPLES: usize = 64;
 
@@ -48,7 +67,7 @@ impl Tables {
     pub(super) fn take(ebpf: &mut Ebpf) -> Result<Self, Trouble> {
         Ok(Self {
             settings: object::take(Hook::Reject, ebpf, "REJECT_SETTINGS")?,
-            alive: object::take(Hook::Reject, ebpf, "ALIVE")?,
+            heart: Arc::new(Heart(Mutex::new(object::take(Hook::Reject, ebpf, "ALIVE")?))),
             judged: object::take(Hook::Reject, ebpf, "JUDGED")?,
             sources: object::take(Hook::Reject, ebpf, "SOURCES")?,
             ingress: object::take(Hook::Reject, ebpf, "INGRESS")?,
@@ -63,10 +82,8 @@ impl Tables {
         self.settings.set(0, settings, 0).map_err(|error| filling(&error))
     }
 
-    /// For so long from now on XDP judges, whatever becomes of this process.
-    pub(super) fn live_for(&mut self, time: Duration) -> Result<(), Trouble> {
-        let until = clock().saturating_add(time.as_nanos().try_into().unwrap_or(u64::MAX));
-        self.alive.set(0, until, 0).map_err(|error| filling(&error))
+    pub(super) fn heart(&self) -> Arc<Heart> {
+        Arc::clone(&self.heart)
     }
 
     /// In their order; stops at the first that fails.

@@ -262,3 +262,28 @@ fn the_programs_agree_with_the_same_decisions_on_the_host_about_every_generated_
 }
 
 mod first_segments;
+
+#[test]
+fn xdp_is_told_that_the_agent_lives_while_its_tables_are_written_however_long_that_takes() {
+    let rejection = match Rejection::prepare(Wanted::default()) {
+        Ok(rejection) => rejection,
+        Err(trouble) if !trouble.missing.is_empty() => {
+            let _ = std::io::Write::write_fmt(&mut std::io::stderr(), format_args!("skipped: {trouble}\n"));
+            return;
+        }
+        Err(trouble) => panic!("{trouble}"),
+    };
+    rejection.follow().unwrap();
+    let state = lock(&rejection.state);
+    let heart = state.tables.heart();
+    let deadline = Instant::now() + Duration::from_secs(60);
+    let mut last = heart.until();
+    for _ in 0..2 {
+        while heart.until() == last {
+            assert!(Instant::now() < deadline, "no sign of life");
+            std::thread::sleep(Duration::from_millis(10));
+        }
+        last = heart.until();
+    }
+    drop(state);
+}

@@ -212,7 +212,7 @@ fn the_program_and_its_model_on_the_host_choose_the_same_slot() {
     for n in 0..4_000_u32 {
         if n % 100 == 99 {
             loads.fill_with(|| random.u32(..3));
-            steering.set_loads(&loads).unwrap();
+            steering.write_loads(&loads).unwrap();
         }
         let local = if n % 2 == 0 {
             [10, 0, 0, 5]
