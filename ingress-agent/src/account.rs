@@ -3,6 +3,7 @@
 //! Owners are routes and endpoints. Each gets a number when a worker meets it first; a number is never given twice in the life of a process, so
 //! what comes late is never added to somebody else. Workers touch this only through their [`Desk`]: no lock on the way of a request.
 
+mod connections;
 mod desk;
 mod report;
 mod samples;
@@ -25,6 +26,7 @@ use crate::kernel::account::queues::Queues;
 use crate::kernel::account::{Accounting, MOST_OWNERS};
 use crate::telemetry::record::Listener;
 
+pub use self::connections::{ConnectionFigures, ConnectionsView, Ending, Reason, RouteOf, Side};
 pub(crate) use self::desk::listener_tag;
 pub use self::desk::{ClientLine, ClientTcp, Desk, EndpointLine, Finished, LineGuard};
 pub use self::report::{BackendFigures, Ends, NetworkFigures, RouteFigures, TcpTotals, Totals};
@@ -38,6 +40,8 @@ pub struct Accounts {
     book: Mutex<Book>,
     /// Held while figures are made.
     history: Mutex<History>,
+    /// Held while what the kernel's side tells is read.
+    remembered: Mutex<connections::Remembered>,
     /// How late workers are.
     lag: Samples,
     /// Ends the thread below.
@@ -98,9 +102,11 @@ struct Reading {
 }
 
 /// How often the window of what is recent moves on: it holds one to two of these.
-const LOOKS_IN_WINDOW: u32 = 12;
+const LOOKS_IN_WINDOW: u32 = 60;
 /// How often the listeners' queues are looked at.
-const LOOK: Duration = Duration::from_secs(5);
+const LOOKS_AT_QUEUES: u32 = 5;
+/// How often single connections are read: the kernel's side has room for what comes in this time.
+const LOOK: Duration = Duration::from_secs(1);
 
 impl Accounts {
     /// `kernel`: `None` is by samples alone. `queues` are looked at from time to time.
@@ -110,6 +116,7 @@ impl Accounts {
             queues,
             book: Mutex::default(),
             history: Mutex::default(),
+            remembered: Mutex::default(),
             lag: Samples::default(),
             stop: Mutex::default(),
             thread: Mutex::default(),
@@ -132,17 +139,25 @@ impl Accounts {
                         return;
                     };
                     looks = looks.wrapping_add(1);
-                    if looks.is_multiple_of(LOOKS_IN_WINDOW) {
-                        accounts.turn();
-                    }
-                    if let Some(queues) = &accounts.queues {
-                        queues.look();
-                    }
+                    accounts.look(looks);
                 }
             })?;
         *lock(&self.stop) = Some(stop);
         *lock(&self.thread) = Some(thread);
         Ok(())
+    }
+
+    /// What is due once a second, and what at some of these times.
+    fn look(&self, looks: u32) {
+        if let Some(kernel) = self.kernel() {
+            self.hear(kernel);
+        }
+        if looks.is_multiple_of(LOOKS_IN_WINDOW) {
+            self.turn();
+        }
+        if let (Some(queues), true) = (&self.queues, looks.is_multiple_of(LOOKS_AT_QUEUES)) {
+            queues.look();
+        }
     }
 
     /// Ends the thread.

@@ -112,6 +112,7 @@ Looks at the last minute or two: of each connection the first request and one in
 Examples:
   ingress-agent slow
   ingress-agent slow shop.example.com/api
+  ingress-agent slow --connections
   ingress-agent slow -o json | jq '.[] | select(.slow == \"pod\") | .host'
 
 Exit codes:

@@ -1,6 +1,9 @@
 //! Accounting by connection: what the kernel's side keeps of each, how it ended, and how it adds up.
 //!
-//! A socket counts when it has a [`Tag`], and only then. It is added to the sums of its owner once, when it ends.
+//! A socket counts when it has a [`Tag`], and only then. It is added to the sums of its owner once, when it ends; and some are told one by one,
+//! as [`Connection`]: those that ended badly, those whose network was slow, and a sample of the others, each at a rate of its own.
+
+use crate::bucket::Rate;
 
 /// Owners with sums of their own; more are counted under [`OTHERS`]. Bounds the memory: 8 MB when full.
 pub const MAX_SUMS: u32 = 12_288;
@@ -85,15 +88,16 @@ pub enum End {
 }
 
 /// A connection at its end, as the kernel's fields have it.
+#[repr(C)]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Ended {
     /// The state that it left for TCP_CLOSE (net/tcp_states.h).
     pub left: u32,
+    /// Unanswered retransmissions in a row (icsk_retransmits).
+    pub unanswered: u32,
     pub now: u64,
     pub life: Life,
     pub tag: Tag,
-    /// Unanswered retransmissions in a row (icsk_retransmits).
-    pub unanswered: u32,
     /// Eight times the smoothed round trip in microseconds (srtt_us); 0 was never measured.
     pub srtt_by_8: u32,
     /// Microseconds; [`u32::MAX`] was never measured.
@@ -101,6 +105,7 @@ pub struct Ended {
     pub retransmits: u32,
     pub segments_in: u32,
     pub segments_out: u32,
+    pub _padding: u32,
     /// A FIN counts as one byte, and so does the SYN of who connects.
     pub bytes_in: u64,
     pub bytes_out: u64,
@@ -132,9 +137,20 @@ impl Ended {
         }
     }
 
+    #[inline(always)]
+    pub const fn why(&self) -> Why {
+        match self.how() {
+            End::Finished if self.retransmits >= MANY_RETRANSMITS || self.srtt_by_8 / 8 >= LONG_RTT => {
+                Why::Slow
+            }
+            End::Finished => Why::Sample,
+            _ => Why::Bad,
+        }
+    }
+
     /// Microseconds that it took to be there: from SYN to established towards a backend; from established to accepted for a client's.
     #[inline(always)]
-    const fn setup(&self) -> Option<u64> {
+    pub const fn setup(&self) -> Option<u64> {
         let (from, to) = match self.tag.side {
             BACKEND => (self.life.began, self.life.established),
             _ => (self.life.established, self.tag.accepted),
@@ -184,6 +200,65 @@ fn observe(add: &mut impl FnMut(Place, u64), histogram: usize, micros: u64) {
     add(Place::Bucket(histogram, bucket(micros)), 1);
     add(Place::At(histogram + BUCKETS), micros);
 }
+
+/// Why a connection is told by itself. Each has a bucket of its own, so that many of one kind do not hide another.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Why {
+    /// It did not end as both sides wanted.
+    Bad = 0,
+    /// Much was sent again, or its round trips were long.
+    Slow = 1,
+    /// One of the others.
+    Sample = 2,
+}
+
+/// Kinds of [`Why`], each with a bucket.
+pub const WHYS: u32 = 3;
+/// So many segments sent again make a connection worth telling.
+pub const MANY_RETRANSMITS: u32 = 3;
+/// And so do such round trips: microseconds, smoothed.
+pub const LONG_RTT: u32 = 200_000;
+
+impl Why {
+    pub const ALL: [Self; WHYS as usize] = [Self::Bad, Self::Slow, Self::Sample];
+
+    /// What the kernel's side tells at most: reading it all costs little, whatever happens to the node.
+    #[inline(always)]
+    pub const fn rate(self) -> Rate {
+        const BAD: Rate = Rate::new(100, 100);
+        const SLOW: Rate = Rate::new(20, 40);
+        const SAMPLE: Rate = Rate::new(5, 10);
+        match self {
+            Self::Bad => BAD,
+            Self::Slow => SLOW,
+            Self::Sample => SAMPLE,
+        }
+    }
+}
+
+/// One connection that has ended, as the kernel's side tells it.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Connection {
+    pub ended: Ended,
+    /// A [`Why`] as number.
+    pub why: u32,
+    /// [`AF_INET`], and then the short addresses hold; else the long ones.
+    pub family: u32,
+    pub local_port: u32,
+    /// As `bpf_sock_ops` has it: network byte order, in the upper half on little-endian machines.
+    pub remote_port: u32,
+    /// Network byte order, as all addresses here.
+    pub local_ip4: u32,
+    pub remote_ip4: u32,
+    pub local_ip6: [u32; 4],
+    pub remote_ip6: [u32; 4],
+}
+
+/// sys/socket.h
+pub const AF_INET: u32 = 2;
+/// Of the ring buffer that carries them: some 370, three times what a second may bring.
+pub const CONNECTIONS_BYTES: u32 = 64 * 1024;
 
 /// Which number of [`Sums`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -277,12 +352,18 @@ impl Sums {
     }
 }
 
-/// Why something could not be counted; an index into a small array of the kernel's side.
+/// Why something could not be counted or told; an index into a small array of the kernel's side.
 pub const LOST_NO_ROOM: u32 = 0;
-pub const LOSSES: u32 = 1;
+/// A connection was to be told, and the ring buffer was full.
+pub const LOST_BUFFER_FULL: u32 = 1;
+/// A connection that ended badly or was slow came above the rate.
+pub const LOST_RATE: u32 = 2;
+pub const LOSSES: u32 = 3;
 
 const _: () = assert!(size_of::<Tag>() == 24 && align_of::<Tag>() == 8);
 const _: () = assert!(size_of::<Life>() == 24 && align_of::<Life>() == 8);
+const _: () = assert!(size_of::<Ended>() == 104 && align_of::<Ended>() == 8);
+const _: () = assert!(size_of::<Connection>() == 160 && align_of::<Connection>() == 8);
 const _: () = assert!(size_of::<SumKey>() == 12 && align_of::<SumKey>() == 4);
 const _: () = assert!(size_of::<Sums>() == PLACES * 8 && PLACES == 86);
 
@@ -396,6 +477,51 @@ mod tests {
         twice.merge(&sums);
         assert_eq!(twice.get(BYTES_IN), 100);
         assert_eq!(twice.since(&sums), sums);
+    }
+
+    #[test]
+    fn what_ends_badly_or_is_slow_is_told_before_the_others() {
+        let good = Ended {
+            left: 9,
+            life: OPEN,
+            srtt_by_8: 8 * 30_000,
+            retransmits: MANY_RETRANSMITS - 1,
+            ..Ended::default()
+        };
+        assert_eq!(good.why(), Why::Sample);
+        let lossy = Ended {
+            retransmits: MANY_RETRANSMITS,
+            ..good
+        };
+        let far = Ended {
+            srtt_by_8: 8 * LONG_RTT,
+            ..good
+        };
+        assert_eq!([lossy, far].map(|ended| ended.why()), [Why::Slow; 2]);
+        let reset = Ended {
+            left: ESTABLISHED,
+            ..lossy
+        };
+        assert_eq!(reset.why(), Why::Bad);
+        for (number, why) in (0..).zip(Why::ALL) {
+            assert_eq!(why as u32, number, "the place of its bucket");
+            assert!(why.rate().is_limited());
+        }
+    }
+
+    #[test]
+    fn a_seconds_worth_of_connections_has_room_in_the_buffer() {
+        let a_second: u64 = Why::ALL
+            .map(|why| {
+                let rate = why.rate();
+                // A whole bucket, and what a second adds.
+                (rate.tolerance + 1_000_000_000) / rate.interval + 1
+            })
+            .iter()
+            .sum();
+        // Eight bytes before each are the kernel's.
+        let each = size_of::<Connection>() as u64 + 8;
+        assert!(a_second * each <= u64::from(CONNECTIONS_BYTES), "{a_second}");
     }
 
     #[test]

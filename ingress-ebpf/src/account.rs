@@ -1,4 +1,5 @@
-//! Accounting by connection: when a tagged socket ends, its figures are added to its owner's sums (sock_ops Linux 5.2 with socket storage).
+//! Accounting by connection: when a tagged socket ends, its figures are added to its owner's sums (sock_ops Linux 5.2 with socket storage), and
+//! told by itself where it ended badly, was slow, or is due as a sample (ring buffer: Linux 5.8).
 //!
 //! Sockets without a tag are nobody's business here, whosever they are: the program returns at once. Which side reset a connection is told
 //! by the tracepoint tcp_receive_reset, which runs before the socket changes its state; without it all resets look alike.
@@ -15,9 +16,12 @@ use aya_ebpf::helpers::generated::{
 };
 use aya_ebpf::macros::{btf_tracepoint, sock_ops};
 use aya_ebpf::programs::{BtfTracePointContext, SockOpsContext};
-use ingress_common::account::{BUCKETS, CLOSE, Ended, LOST_NO_ROOM, Life, Place, SumKey, Sums, Tag};
+use ingress_common::account::{
+    BUCKETS, CLOSE, Connection, Ended, LOST_BUFFER_FULL, LOST_NO_ROOM, LOST_RATE, Life, Place, SumKey, Sums,
+    Tag, Why,
+};
 
-use crate::maps::{EMPTY_SUMS, LIVES, LOST, SUMS, TAGS};
+use crate::maps::{EMPTY_SUMS, ENDED, ENDED_BUCKETS, LIVES, LOST, SUMS, TAGS};
 
 /// Always 1: nothing is ever changed here.
 #[sock_ops]
@@ -69,9 +73,66 @@ fn end(context: &SockOpsContext) -> Option<()> {
     let tcp = unsafe { tcp_sock_of(socket).as_ref() }?;
     // SAFETY: as above.
     let ended = unsafe { figures(context, *tag, *life, tcp) };
+    tell(context, &ended);
     let sums = sums(SumKey::of(&ended.tag))?;
     ended.charge(|place, amount| add(sums, scratch, place, amount));
     Some(())
+}
+
+/// Hands the connection over by itself, as far as its kind's rate and the buffer allow.
+#[inline(always)]
+fn tell(context: &SockOpsContext, ended: &Ended) {
+    let why = ended.why();
+    if !is_time(why, ended.now) {
+        // That most of the others are not told is what a sample is.
+        if !matches!(why, Why::Sample) {
+            lose(LOST_RATE);
+        }
+        return;
+    }
+    let Some(mut room) = ENDED.reserve::<Connection>(0) else {
+        lose(LOST_BUFFER_FULL);
+        return;
+    };
+    let at = room.as_mut_ptr();
+    // SAFETY: the reserved room is one connection's; every byte of it is written here. Both kinds of address are read, whatever the family
+    // is: a choice between two fields of the context would become a computed pointer into it, which the verifier refuses.
+    unsafe {
+        (&raw mut (*at).ended).write(*ended);
+        (&raw mut (*at).why).write(why as u32);
+        (&raw mut (*at).family).write(context.family());
+        (&raw mut (*at).local_port).write(context.local_port());
+        (&raw mut (*at).remote_port).write(context.remote_port());
+        (&raw mut (*at).local_ip4).write(context.local_ip4());
+        (&raw mut (*at).remote_ip4).write(context.remote_ip4());
+        (&raw mut (*at).local_ip6).write(context.local_ip6());
+        (&raw mut (*at).remote_ip6).write(context.remote_ip6());
+    }
+    room.submit(0);
+}
+
+#[inline(always)]
+fn is_time(why: Why, now: u64) -> bool {
+    let Some(bucket) = ENDED_BUCKETS.get_ptr_mut(why as u32) else {
+        return false;
+    };
+    // SAFETY: a word in a map: another CPU may race, and then a token too many is given.
+    match why.rate().take(unsafe { *bucket }, now) {
+        Some(next) => {
+            // SAFETY: as above.
+            unsafe { *bucket = next };
+            true
+        }
+        None => false,
+    }
+}
+
+#[inline(always)]
+fn lose(reason: u32) {
+    if let Some(lost) = LOST.get_ptr_mut(reason) {
+        // SAFETY: a value of an array map, always there.
+        unsafe { add_atomic(lost, 1) };
+    }
 }
 
 #[inline(always)]
@@ -87,6 +148,7 @@ fn figures(context: &SockOpsContext, tag: Tag, life: Life, tcp: &bpf_tcp_sock) -
         retransmits: tcp.total_retrans,
         segments_in: tcp.segs_in,
         segments_out: tcp.segs_out,
+        _padding: 0,
         bytes_in: tcp.bytes_received,
         bytes_out: tcp.bytes_acked,
     }
@@ -96,10 +158,7 @@ fn figures(context: &SockOpsContext, tag: Tag, life: Life, tcp: &bpf_tcp_sock) -
 #[inline(always)]
 fn sums(key: SumKey) -> Option<*mut u64> {
     found(&key).or_else(|| made(&key)).or_else(|| {
-        if let Some(lost) = LOST.get_ptr_mut(LOST_NO_ROOM) {
-            // SAFETY: a value of an array map, always there.
-            unsafe { add_atomic(lost, 1) };
-        }
+        lose(LOST_NO_ROOM);
         let others = key.others();
         found(&others).or_else(|| made(&others))
     })

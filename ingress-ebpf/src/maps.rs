@@ -5,7 +5,7 @@ use aya_ebpf::bindings::{BPF_F_CLONE, BPF_F_NO_PREALLOC};
 use aya_ebpf::macros::{btf_map, map};
 use aya_ebpf::maps::{Array, HashMap, LpmTrie, LruHashMap, PerCpuArray, PerCpuHashMap, RingBuf, SockMap};
 use ingress_common::abi::{MAX_SERVED, MAX_SERVED_KEYS, MAX_SLOTS, Served, ServedKey, SteerCounts};
-use ingress_common::account::{LOSSES, Life, MAX_SUMS, SumKey, Sums, Tag};
+use ingress_common::account::{CONNECTIONS_BYTES, LOSSES, Life, MAX_SUMS, SumKey, Sums, Tag, WHYS};
 use ingress_common::names::NameKey;
 use ingress_common::verdict::{
     CountKey, Judged, JudgedKey, MAX_BANS, MAX_BUDGETS, MAX_COUNTS, MAX_INGRESS, MAX_JUDGED, MAX_NAMES,
@@ -121,3 +121,11 @@ pub static EMPTY_SUMS: Array<Sums> = Array::with_max_entries(1, 0);
 /// What could not be counted as it should, by reason. The kernel's side writes.
 #[map]
 pub static LOST: Array<u64> = Array::with_max_entries(LOSSES, 0);
+
+/// Connections that have ended, one by one; what finds no room is lost, and counted in `LOST`. The kernel's side writes, the agent reads.
+#[map]
+pub static ENDED: RingBuf = RingBuf::with_byte_size(CONNECTIONS_BYTES, 0);
+
+/// Buckets for those, by why they are told. The kernel's side writes.
+#[map]
+pub static ENDED_BUCKETS: Array<u64> = Array::with_max_entries(WHYS, 0);

@@ -19,7 +19,7 @@ use ingress_core::snapshot::Route;
 use tokio::net::{TcpSocket, TcpStream};
 
 use super::{Accounts, BACKEND, CLIENT, Owner, Samples};
-use crate::kernel::account::{Accounting, monotonic, tcp_info};
+use crate::kernel::account::{Accounting, TcpInfo, monotonic, tcp_info};
 use crate::telemetry::record::Listener;
 
 /// One a worker.
@@ -308,6 +308,10 @@ impl EndpointLine {
             return;
         }
         if let Some(info) = tcp_info(socket) {
+            let info = TcpInfo {
+                rtt: info.request_rtt(),
+                ..info
+            };
             self.seen.set(self.owner.samples.network(&info, self.seen.get()));
         }
     }
@@ -327,7 +331,7 @@ impl Samples {
         }
     }
 
-    fn network(&self, info: &crate::kernel::account::TcpInfo, seen: Seen) -> Seen {
+    fn network(&self, info: &TcpInfo, seen: Seen) -> Seen {
         if info.rtt > 0 {
             self.rtt.observe(info.rtt.into());
         }

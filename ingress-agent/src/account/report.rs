@@ -14,7 +14,8 @@ use ingress_core::snapshot::{Cluster, Route, Snapshot, Target};
 use serde::{Deserialize, Serialize};
 
 use super::samples::Sample;
-use super::{Accounts, BACKEND, CLIENT, Name, Owner, Reading, RouteName, lock};
+use super::{Accounting, Accounts, BACKEND, CLIENT, Name, Owner, Reading, RouteName, lock};
+use crate::kernel::account::Untold;
 use crate::telemetry::metrics::LiveSeries;
 
 /// A route as it went of late (one to two minutes).
@@ -106,6 +107,8 @@ impl Totals {
 pub struct TcpTotals {
     /// Whether the kernel's side counts.
     pub counted: bool,
+    /// Connections that it did not tell one by one.
+    pub untold: Untold,
     pub client: BTreeMap<(String, String), Totals>,
     pub backend: BTreeMap<(String, String), Totals>,
 }
@@ -153,7 +156,9 @@ impl Accounts {
         // Read behind the lock: an older reading after a newer one would count the difference twice.
         let now = self.read(&owners);
         history.ledger.settle(now, &owners, snapshot, live);
-        history.ledger.totals(self.kernel().is_some())
+        let mut totals = history.ledger.totals(self.kernel().is_some());
+        totals.untold = self.kernel().map(Accounting::untold).unwrap_or_default();
+        totals
     }
 }
 
@@ -346,6 +351,7 @@ impl Ledger {
         let [others_client, others_backend] = self.others;
         let mut totals = TcpTotals {
             counted,
+            untold: Untold::default(),
             client: named(&self.ingresses),
             backend: named(&self.services),
         };
@@ -367,16 +373,19 @@ fn clusters(route: &Route) -> Vec<&Arc<Cluster>> {
     }
 }
 
-fn addresses(cluster: &Cluster) -> Vec<SocketAddr> {
+pub(super) fn addresses(cluster: &Cluster) -> Vec<SocketAddr> {
     let endpoints = cluster.endpoints();
     let all = endpoints.active().iter().chain(endpoints.passive());
     all.map(|endpoint| endpoint.endpoint.address).collect()
 }
 
-/// The kernel's numbers and the samples tell of the same network: for means and ratios both count.
+/// The kernel's numbers and the samples tell of the same network: for the ratio both count. Of round trips the samples are closer to requests: the
+/// kernel's are smoothed, and of connections that have ended.
 fn merge(network: &mut Network, totals: &Totals) {
-    network.rtt.merge(&totals.sample.rtt);
-    network.rtt.merge(&times(&totals.sums, kept::RTT));
+    network.rtt.merge(&match totals.sample.rtt.count() {
+        0 => times(&totals.sums, kept::RTT),
+        _ => totals.sample.rtt,
+    });
     network.segments += totals.sample.segments + totals.sums.get(kept::SEGMENTS_OUT);
     network.retransmits += totals.sample.retransmits + totals.sums.get(kept::RETRANSMITS);
 }
@@ -389,6 +398,6 @@ fn times(sums: &Sums, place: usize) -> Times {
     }
 }
 
-fn millis(time: Duration) -> f64 {
+pub(super) fn millis(time: Duration) -> f64 {
     (time.as_secs_f64() * 1_000_000.0).round() / 1000.0
 }

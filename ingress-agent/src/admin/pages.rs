@@ -48,6 +48,7 @@ const INDEX: &str = "<!doctype html>
 <li><a href=\"/config\">/config</a>: settings and routes in force, as JSON</li>
 <li><a href=\"/kernel\">/kernel</a>: what is on in the kernel, and why what is off is, as JSON</li>
 <li><a href=\"/slow\">/slow</a>: who is slow, route by route: network, proxy or pod, as JSON</li>
+<li><a href=\"/connections\">/connections</a>: the last connections that broke or were slow, and some others, as JSON</li>
 <li><a href=\"/diagnostics\">/diagnostics</a>: what is wrong with objects, as JSON</li>
 </ul></body></html>
 ";
@@ -65,6 +66,7 @@ pub(super) async fn page(path: &str, headers: &HeaderMap, state: &AdminState) ->
         "/config" => config(state),
         "/kernel" => Page::json(&state.kernel.view()),
         "/slow" => slow(state),
+        "/connections" => connections(state),
         "/diagnostics" => Page::json(&state.published.load().diagnostics),
         _ => Page::text(StatusCode::NOT_FOUND, "no such page; / lists them\n"),
     }
@@ -75,6 +77,13 @@ fn slow(state: &AdminState) -> Page {
     let accounts = state.accounts.get();
     let routes = accounts.map(|accounts| accounts.routes(&published.snapshot));
     Page::json(&routes.unwrap_or_default())
+}
+
+fn connections(state: &AdminState) -> Page {
+    let published = state.published.load();
+    let accounts = state.accounts.get();
+    let told = accounts.map(|accounts| accounts.connections(&published.snapshot));
+    Page::json(&told.unwrap_or_default())
 }
 
 async fn health(state: &AdminState) -> Page {

@@ -14,10 +14,12 @@ use std::path::Path;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Mutex, PoisonError};
 
-use aya::maps::{Array, HashMap, Map, MapData};
+use aya::maps::{Array, HashMap, Map, MapData, RingBuf};
 use aya::programs::{BtfTracePoint, CgroupAttachMode, SockOps};
 use aya::{Btf, Ebpf};
-use ingress_common::account::{LOST_NO_ROOM, MAX_SUMS, NOBODY, OTHERS, SumKey, Sums, Tag};
+use ingress_common::account::{
+    Connection, LOST_BUFFER_FULL, LOST_NO_ROOM, LOST_RATE, MAX_SUMS, NOBODY, OTHERS, SumKey, Sums, Tag,
+};
 use serde::{Deserialize, Serialize};
 
 use super::trouble::{Hook, Step, Trouble};
@@ -32,6 +34,7 @@ pub struct Accounting {
     tags: MapData,
     sums: Mutex<HashMap<MapData, SumKey, Sums>>,
     lost: Array<MapData, u64>,
+    ended: Mutex<RingBuf<MapData>>,
     cgroup: String,
     /// Why it isn't known who reset a connection; empty where it is.
     resets_unknown: String,
@@ -59,11 +62,23 @@ pub struct AccountView {
     pub most_sums: u32,
     /// Connections counted under nobody's name, because there was no room.
     pub lost: u64,
+    /// Connections that were to be told one by one, and were not.
+    #[serde(default)]
+    pub untold: Untold,
     /// Tags written; each costs a system call.
     #[serde(default)]
     pub tagged: u64,
     /// Sockets that could not be tagged.
     pub untagged: u64,
+}
+
+/// Why a connection was counted, and not told by itself.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Untold {
+    /// The agent had not read what came before.
+    pub buffer_full: u64,
+    /// Of those that ended badly or were slow: more came than are told in a second.
+    pub rate: u64,
 }
 
 impl AccountView {
@@ -87,6 +102,15 @@ impl std::fmt::Display for AccountView {
 /// Routes and endpoints that are told apart; the kernel's table has room for as many, and for both listeners of some.
 pub const MOST_OWNERS: usize = 8_192;
 
+const MAPS: [&str; 7] = [
+    "SUMS",
+    "EMPTY_SUMS",
+    "LOST",
+    "TAGS",
+    "LIVES",
+    "ENDED",
+    "ENDED_BUCKETS",
+];
 const PROGRAM: &str = "ingress_account";
 const RESETS: &str = "ingress_reset_seen";
 const RESETS_AT: &str = "tcp_receive_reset";
@@ -98,7 +122,7 @@ impl Accounting {
     /// With the step that failed; nothing is left behind then.
     pub fn start() -> Result<Self, Trouble> {
         let cgroup = cgroup::own().map_err(|why| Trouble::unfit(Hook::Account, Step::Attach, why))?;
-        let mut ebpf = object::load(Hook::Account, &["SUMS", "EMPTY_SUMS", "LOST", "TAGS", "LIVES"])?;
+        let mut ebpf = object::load(Hook::Account, &MAPS)?;
         attach(&mut ebpf, &cgroup)?;
         let resets_unknown = watch_resets(&mut ebpf)
             .err()
@@ -108,6 +132,7 @@ impl Accounting {
             tags: tags(&mut ebpf)?,
             sums: Mutex::new(object::take(Hook::Account, &mut ebpf, "SUMS")?),
             lost: object::take(Hook::Account, &mut ebpf, "LOST")?,
+            ended: Mutex::new(object::take(Hook::Account, &mut ebpf, "ENDED")?),
             programs: Mutex::new(Some(ebpf)),
             cgroup: cgroup.display().to_string(),
             resets_unknown,
@@ -135,6 +160,27 @@ impl Accounting {
     pub fn sums(&self) -> Plain<SumKey, Sums> {
         let sums = self.sums.lock().unwrap_or_else(PoisonError::into_inner);
         sums.iter().filter_map(Result::ok).collect()
+    }
+
+    /// Connections that have ended since this was asked last, as far as the kernel's side tells them one by one; at most `most`.
+    pub fn ended(&self, most: usize) -> Vec<Connection> {
+        let mut ended = self.ended.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut connections = Vec::new();
+        while connections.len() < most
+            && let Some(entry) = ended.next()
+        {
+            connections.extend(sys::connection(&entry));
+        }
+        connections
+    }
+
+    /// Those that should have been among them.
+    pub fn untold(&self) -> Untold {
+        let lost = |reason| self.lost.get(&reason, 0).unwrap_or_default();
+        Untold {
+            buffer_full: lost(LOST_BUFFER_FULL),
+            rate: lost(LOST_RATE),
+        }
     }
 
     /// Lets go of sums that nobody asks for any more.
@@ -182,6 +228,7 @@ impl Accounting {
             sums: keys.len(),
             most_sums: MAX_SUMS,
             lost: self.lost.get(&LOST_NO_ROOM, 0).unwrap_or_default(),
+            untold: self.untold(),
             tagged: self.tagged.load(Ordering::Relaxed),
             untagged: self.untagged.load(Ordering::Relaxed),
         }

@@ -46,6 +46,25 @@ pub(super) fn render(page: &mut Page, totals: &TcpTotals) {
         }
         side.sampled(page);
     }
+    if totals.counted {
+        untold(page, totals);
+    }
+}
+
+fn untold(page: &mut Page, totals: &TcpTotals) {
+    const NAME: &str = "ingress_agent_tcp_connections_untold_total";
+    page.family(
+        NAME,
+        "counter",
+        "Connections that were counted and not told one by one: the buffer was full, or more ended badly or were slow than are told in a second.",
+    );
+    let reasons = [
+        ("buffer_full", totals.untold.buffer_full),
+        ("rate", totals.untold.rate),
+    ];
+    for (reason, count) in reasons {
+        page.sample(NAME, &Labels::new(), Some(("reason", reason)), count);
+    }
 }
 
 impl Side<'_> {
