@@ -23,7 +23,7 @@ use ingress_core::snapshot::Route;
 
 use crate::kernel::account::Accounting;
 use crate::kernel::account::queues::Queues;
-use crate::telemetry::record::Listener;
+use crate::listener::Listener;
 
 pub(crate) use self::desk::listener_tag;
 pub use self::desk::{ClientLine, ClientTcp, Desk, EndpointLine, Finished, LineGuard};

@@ -132,7 +132,7 @@ mod tests {
     use std::net::{TcpListener, TcpStream};
 
     use super::*;
-    use crate::telemetry::record::Listener;
+    use crate::listener::Listener;
 
     #[test]
     fn a_worker_that_ends_by_a_fault_is_started_again_and_not_for_ever() {

@@ -30,7 +30,7 @@ use super::serve::{Connection, Tunnel};
 use super::wire;
 use crate::drain::Ended;
 use crate::error::ProxyError;
-use crate::telemetry::record::Listener;
+use crate::listener::Listener;
 
 /// Answers one request; an error is an answer too, unless nobody is left to read it.
 pub(crate) async fn answer(

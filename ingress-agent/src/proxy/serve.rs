@@ -31,8 +31,9 @@ use super::wire::{self, ClientStream, End, GateHandle, Refusal, Server, http2};
 use super::worker::{ConnectionSlot, Worker};
 use crate::account::ClientLine;
 use crate::config::ProxyProtocol;
+use crate::listener::Listener;
 use crate::telemetry::metrics::{self, TlsOutcome};
-use crate::telemetry::record::{HttpVersion, Listener, TlsVersion};
+use crate::telemetry::record::{HttpVersion, TlsVersion};
 
 /// What all requests of a connection share.
 pub(crate) struct Connection {

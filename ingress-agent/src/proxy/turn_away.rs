@@ -14,8 +14,8 @@ use tokio::time::timeout;
 use super::worker::Worker;
 use super::{serve, wire};
 use crate::config::ProxyProtocol;
+use crate::listener::Listener;
 use crate::telemetry::metrics::Refusal;
-use crate::telemetry::record::Listener;
 
 /// Told at the same time, by each worker.
 const AT_ONCE: usize = 64;

@@ -28,11 +28,13 @@ use crate::account::{Accounts, Desk};
 use crate::bans::{Penalties, Teller};
 use crate::config::Config;
 use crate::drain::{Drain, Ended, Watcher};
+use crate::listener::Listener;
 use crate::live::Live;
 use crate::memory::{self, pressure::Pressure};
+use crate::series::SharedSeries;
 use crate::telemetry::access_log::{self, AccessLog};
 use crate::telemetry::metrics::{self, Inbox, Shard};
-use crate::telemetry::record::{Listener, RequestRecord};
+use crate::telemetry::record::RequestRecord;
 
 /// What all workers share.
 pub struct Shared {
@@ -45,7 +47,7 @@ pub struct Shared {
     pub forwarding: Forwarding,
     pub idle_budget: Arc<IdleBudget>,
     pub accounts: Arc<Accounts>,
-    pub series: metrics::collect::SharedSeries,
+    pub series: SharedSeries,
     pub drain: Arc<Drain>,
     pub penalties: Arc<Penalties>,
     pub roster: Arc<Roster>,
