@@ -12,8 +12,9 @@ use anyhow::Result;
 
 use super::control::{Vital, spawn};
 use crate::admin::AdminState;
+use crate::proxy::accept::{self, Equipment};
 use crate::proxy::roster::{Memory, Roster, TICK};
-use crate::proxy::worker::{self, Equipment, Shared};
+use crate::proxy::worker::Shared;
 use crate::telemetry::access_log;
 use crate::telemetry::metrics::{Inbox, Mailbox};
 
@@ -82,7 +83,7 @@ pub(super) fn start(
         workers.push(spawn(&name, move || {
             let roster = Arc::clone(&shared.roster);
             let run = || {
-                worker::run(Equipment {
+                accept::run(Equipment {
                     shared: Arc::clone(&shared),
                     index,
                     access_log: access_log.clone(),

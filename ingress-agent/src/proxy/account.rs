@@ -18,9 +18,9 @@ use ingress_core::resource::UnownedHost;
 use ingress_core::snapshot::{Cluster, Route};
 
 use super::body::{Progress, ResponseBody};
+use super::connection::Connection;
 use super::message::{Head, Response};
 use super::moment;
-use super::serve::Connection;
 use super::upstream::Timing;
 use super::worker::Worker;
 use crate::account::{ClientTcp, Finished};

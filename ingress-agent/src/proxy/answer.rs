@@ -8,8 +8,8 @@ use ingress_core::reason::Reason;
 
 use super::account::Account;
 use super::body::ResponseBody;
+use super::connection::Connection;
 use super::message::Response;
-use super::serve::Connection;
 use crate::error::ProxyError;
 
 const REASON: HeaderName = HeaderName::from_static("x-ingress-agent-reason");
