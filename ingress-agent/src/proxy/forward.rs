@@ -15,9 +15,10 @@ use ingress_core::resource::Balance;
 use ingress_core::snapshot::{Cluster, Route};
 
 use super::account::{Account, InFlight};
-use super::body::{RequestBody, ResponseBody};
+use super::body::RequestBody;
 use super::connection::Connection;
 use super::message::Response;
+use super::response_body::ResponseBody;
 use super::upstream::{Answer, Call, Failed, ProxyHeader, Reply, RequestHead, UpstreamIo};
 use crate::error::{ProxyError, Side};
 use crate::telemetry::metrics::UpstreamEvent;

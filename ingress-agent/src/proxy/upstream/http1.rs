@@ -10,7 +10,8 @@ use http::StatusCode;
 use ingress_core::resource::Timeouts;
 use tokio::io::AsyncReadExt;
 
-use super::pool::{Connection, Pool};
+use super::connection::Connection;
+use super::pool::Pool;
 use super::request_head::{UploadFraming, expects_continue, write_head};
 use super::response_body::UpstreamBody;
 use super::response_head::{Asked, Framing, HeadReader, Persistence, ResponseHead, take_head};
