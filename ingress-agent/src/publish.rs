@@ -19,7 +19,7 @@ use ingress_core::balance::EndpointRegistry;
 use ingress_core::compile::compile;
 use ingress_core::diagnostic::{Diagnostic, Severity};
 use ingress_core::name::ObjectRef;
-use ingress_core::nearness::Nearness;
+use ingress_core::resource::Nearness;
 use ingress_core::resource::{CertificateKey, ClusterKey, Endpoint, EndpointCondition, EndpointList};
 use ingress_core::snapshot::{Cluster, Snapshot};
 

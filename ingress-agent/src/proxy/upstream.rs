@@ -23,6 +23,7 @@ use crate::proxy::timer::Timer;
 mod chunked;
 mod connect;
 mod connection;
+mod exchange;
 mod http1;
 mod http2;
 mod io;
