@@ -24,7 +24,7 @@ use ingress_core::snapshot::Route;
 
 use crate::kernel::account::queues::Queues;
 use crate::kernel::account::{Accounting, MOST_OWNERS};
-use crate::telemetry::record::Listener;
+use crate::listener::Listener;
 
 pub use self::connections::{ConnectionFigures, ConnectionsView, Ending, Reason, RouteOf, Side};
 pub(crate) use self::desk::listener_tag;

@@ -3,58 +3,25 @@
 mod pages;
 mod server;
 
-use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, OnceLock};
-use std::time::{Instant, SystemTime};
+use std::time::Instant;
 
 use arc_swap::ArcSwap;
-use ingress_core::diagnostic::Diagnostic;
-use ingress_core::resource::CertificateKey;
-use ingress_core::snapshot::Snapshot;
 
 use crate::account::Accounts;
 use crate::config::Config;
 use crate::drain::Drain;
 use crate::kernel::Kernel;
 use crate::proxy::roster::Roster;
+use crate::published::Published;
+use crate::series::SharedSeries;
 use crate::source::cluster::counts::SourceCounts;
 use crate::telemetry::access_log;
 use crate::telemetry::metrics::Mailbox;
-use crate::telemetry::metrics::collect::SharedSeries;
 
 pub use server::{Admin, Running};
-
-/// What the publisher last put in force.
-#[derive(Debug)]
-pub struct Published {
-    /// 1 for the first; 0 is "nothing yet".
-    pub generation: u64,
-    pub changed: SystemTime,
-    pub snapshot: Arc<Snapshot>,
-    pub diagnostics: Arc<[Diagnostic]>,
-    /// By kind, as the source yielded them: `("Ingress", 12)`.
-    pub objects: Vec<(&'static str, usize)>,
-    /// End of validity in seconds since 1970, by Secret.
-    pub certificates: BTreeMap<CertificateKey, i64>,
-    /// Ingresses that no controller owns.
-    pub unowned: usize,
-}
-
-impl Published {
-    fn nothing() -> Self {
-        Self {
-            generation: 0,
-            changed: SystemTime::UNIX_EPOCH,
-            snapshot: Arc::new(Snapshot::empty()),
-            diagnostics: Arc::new([]),
-            objects: Vec::new(),
-            certificates: BTreeMap::new(),
-            unowned: 0,
-        }
-    }
-}
 
 /// What the admin pages are made of. `app` makes it, the publisher keeps it current.
 #[derive(Debug)]

@@ -41,8 +41,9 @@ use crate::proxy::roster::Roster;
 use crate::proxy::upstream::IdleBudget;
 use crate::proxy::worker::Shared;
 use crate::proxy::{tls, wire};
+use crate::series::LiveSeries;
 use crate::telemetry::access_log;
-use crate::telemetry::metrics::{self, LiveSeries};
+use crate::telemetry::metrics;
 use crate::tickets::{self, TicketKeys};
 
 /// A serving agent.

@@ -15,10 +15,10 @@ use std::time::{Duration, Instant};
 use arc_swap::ArcSwap;
 use ingress_core::penalty::{Ban, Bans, Limits, Offence, Offences, Source, Why};
 use ipnet::IpNet;
-use serde::{Deserialize, Serialize};
 
 pub(crate) use self::teller::Teller;
 use crate::kernel::Kernel;
+use crate::kernel::control::BanView;
 
 /// When sources are banned, and which never.
 #[derive(Clone, Debug)]
@@ -28,15 +28,6 @@ pub struct Rules {
     pub scan_paths: Vec<String>,
     /// Never banned: trusted proxies, loopback, and who is named.
     pub never: Vec<IpNet>,
-}
-
-/// A ban, as it is listed.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct BanView {
-    /// An IPv4 address, or an IPv6 /64.
-    pub source: String,
-    pub why: String,
-    pub seconds_left: u64,
 }
 
 /// The list and the books; shared by workers, control socket and the thread that keeps them.

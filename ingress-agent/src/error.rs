@@ -91,15 +91,6 @@ impl ProxyError {
     }
 }
 
-impl From<crate::proxy::wire::Refusal> for ProxyError {
-    fn from(refusal: crate::proxy::wire::Refusal) -> Self {
-        match refusal.reason {
-            Reason::BadRequest => Self::BadRequest(refusal.detail),
-            reason => Self::Answered(reason),
-        }
-    }
-}
-
 impl fmt::Display for ProxyError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {

@@ -15,6 +15,7 @@ pub mod compile;
 pub mod datapath;
 pub mod diagnostic;
 pub mod explain;
+mod fast_map;
 pub mod fields;
 pub mod filter;
 #[cfg(test)]

@@ -4,23 +4,7 @@
 
 use serde::Serialize;
 
-use crate::resource::{Endpoint, EndpointCondition};
-
-/// How near an endpoint is to this agent, the nearest first. Without a wish for near ones, all are anywhere.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]
-#[serde(rename_all = "snake_case")]
-pub enum Nearness {
-    SameNode,
-    SameZone,
-    #[default]
-    Anywhere,
-}
-
-impl Nearness {
-    pub fn is_anywhere(&self) -> bool {
-        *self == Self::Anywhere
-    }
-}
+use crate::resource::{Endpoint, EndpointCondition, Nearness};
 
 /// What a Service wishes for.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]

@@ -13,7 +13,6 @@ use serde::Serialize;
 
 use crate::host::HostPattern;
 use crate::name::ObjectRef;
-use crate::nearness::Nearness;
 use crate::reason::Reason;
 
 pub use policy::{
@@ -340,6 +339,22 @@ pub struct Endpoint {
     /// Near ones are taken first.
     #[serde(skip_serializing_if = "Nearness::is_anywhere")]
     pub nearness: Nearness,
+}
+
+/// How near an endpoint is to this agent, the nearest first. Without a wish for near ones, all are anywhere.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Nearness {
+    SameNode,
+    SameZone,
+    #[default]
+    Anywhere,
+}
+
+impl Nearness {
+    pub fn is_anywhere(&self) -> bool {
+        *self == Self::Anywhere
+    }
 }
 
 /// From an EndpointSlice's `ready`, `serving` and `terminating`.

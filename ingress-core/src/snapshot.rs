@@ -2,7 +2,7 @@
 
 mod view;
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use crate::balance::{EndpointSet, RetryBudget};
@@ -14,11 +14,8 @@ use crate::resource::{
     CanaryWhen, CertificateKey, ClusterKey, Conditions, PathMatch, RoutePolicy, UnownedHost,
 };
 use arc_swap::ArcSwap;
-use foldhash::fast::RandomState;
 
 pub use view::{BackendView, CanaryView, CertificateView, ClusterView, RouteView, SnapshotView};
-
-pub(crate) type FastMap<K, V> = HashMap<K, V, RandomState>;
 
 /// One consistent view of all routing. Requests resolve on one and then keep only their `Arc<Route>`.
 #[derive(Debug)]

@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use ingress_agent::kernel::steering::{Steering, Wanted};
-use ingress_agent::telemetry::record::Listener;
+use ingress_agent::listener::Listener;
 use ingress_common::abi::WHOLE;
 
 use crate::Done;

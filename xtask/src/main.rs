@@ -11,6 +11,7 @@ mod guard;
 mod image;
 mod interrupt;
 mod kube;
+mod libtest;
 mod promises;
 mod test;
 mod tidy;

@@ -6,7 +6,7 @@ use std::process::ExitCode;
 use anyhow::Context;
 use serde::Deserialize;
 
-use crate::test::{Outcome, Verdict};
+use crate::libtest::{Outcome, Verdict};
 use crate::workspace;
 
 #[derive(Deserialize)]

@@ -3,7 +3,6 @@
 //! Needs no terminal and no network beyond what cargo needs. What is missing on the machine is said in one line.
 
 mod binaries;
-mod libtest;
 mod machine;
 
 use std::process::ExitCode;
@@ -12,7 +11,7 @@ use std::time::{Duration, Instant};
 use anyhow::bail;
 use clap::ValueEnum;
 
-pub(crate) use self::libtest::{Outcome, Verdict};
+use crate::libtest::{Outcome, Verdict};
 use crate::{deny, deploy, ebpf, image, kube, promises, tidy, workspace};
 
 #[derive(clap::Args)]

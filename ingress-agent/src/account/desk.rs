@@ -20,7 +20,7 @@ use tokio::net::{TcpSocket, TcpStream};
 
 use super::{Accounts, BACKEND, CLIENT, Owner, Samples};
 use crate::kernel::account::{Accounting, TcpInfo, monotonic, tcp_info};
-use crate::telemetry::record::Listener;
+use crate::listener::Listener;
 
 /// One a worker.
 pub struct Desk {

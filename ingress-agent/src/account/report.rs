@@ -16,7 +16,7 @@ use serde::{Deserialize, Serialize};
 use super::samples::Sample;
 use super::{Accounting, Accounts, BACKEND, CLIENT, Name, Owner, Reading, RouteName, lock};
 use crate::kernel::account::Untold;
-use crate::telemetry::metrics::LiveSeries;
+use crate::series::LiveSeries;
 
 /// A route as it went of late (one to two minutes).
 #[derive(Clone, Debug, Serialize, Deserialize)]

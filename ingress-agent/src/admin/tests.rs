@@ -1,13 +1,14 @@
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpStream};
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
-use ingress_core::diagnostic::Severity;
+use ingress_core::diagnostic::{Diagnostic, Severity};
 use ingress_core::name::{Kind, ObjectRef};
 
 use super::server::Running;
 use super::*;
-use crate::telemetry::metrics::{LiveSeries, Shard, mailbox};
+use crate::series::LiveSeries;
+use crate::telemetry::metrics::{Shard, mailbox};
 use crate::telemetry::samples;
 
 /// An admin server on loopback with one worker that answers.

@@ -11,7 +11,7 @@ use crate::config::{Config, HookMode};
 use crate::kernel::Kernel;
 use crate::kernel::account::Accounting;
 use crate::kernel::account::queues::Queues;
-use crate::telemetry::record::Listener;
+use crate::listener::Listener;
 
 /// Before the first connection is accepted: what these sockets accept counts from its first packet on.
 ///

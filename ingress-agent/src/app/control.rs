@@ -10,17 +10,18 @@ use anyhow::{Context as _, Result};
 use arc_swap::ArcSwap;
 use tokio::sync::watch;
 
-use crate::admin::{AdminState, Published};
+use crate::admin::AdminState;
 use crate::config::{self, Config};
 use crate::kernel::priority;
 use crate::kernel::reject::Rejection;
 use crate::live::Live;
 use crate::proxy::tls;
 use crate::publish::{Event, Publisher, Report, Setup, Trust};
+use crate::published::Published;
 use crate::resolve::Resolver;
+use crate::series::SharedSeries;
 use crate::source::{cluster, dir};
 use crate::status::{self, View};
-use crate::telemetry::metrics;
 
 /// The control side, running.
 pub(super) struct Publication {
@@ -68,7 +69,7 @@ impl Source {
 pub(super) fn start_publisher(
     config: &Config,
     state: &Arc<AdminState>,
-    series: &metrics::collect::SharedSeries,
+    series: &SharedSeries,
     (started, listeners): (Instant, &[SocketAddr]),
     rejection: Option<Arc<Rejection>>,
 ) -> Result<Publication> {

@@ -16,9 +16,9 @@ use crate::admin::AdminState;
 use crate::config::{Config, HookMode};
 use crate::kernel::steering::Sockets;
 use crate::kernel::{Kernel, Trouble};
+use crate::listener::Listener;
 use crate::proxy::worker::Shared;
 use crate::publish::Event;
-use crate::telemetry::record::Listener;
 
 /// What an agent that comes after this one has to serve too.
 #[derive(Clone, Debug)]

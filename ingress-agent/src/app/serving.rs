@@ -11,8 +11,8 @@ use crate::admin;
 use crate::config::{Config, HookMode};
 use crate::kernel::steering::{Sockets, Steering, Wanted};
 use crate::kernel::{Kernel, Off, port_owner};
+use crate::listener::Listener;
 use crate::proxy::listener::{self, BoundListener, Owner};
-use crate::telemetry::record::Listener;
 
 /// Sockets for every worker, and the addresses that clients use.
 pub(super) struct Serving {

@@ -12,8 +12,9 @@ use anyhow::Result;
 
 use super::control::{Vital, spawn};
 use crate::admin::AdminState;
+use crate::proxy::accept::{self, Equipment};
 use crate::proxy::roster::{Memory, Roster, TICK};
-use crate::proxy::worker::{self, Equipment, Shared};
+use crate::proxy::worker::Shared;
 use crate::telemetry::access_log;
 use crate::telemetry::metrics::{Inbox, Mailbox};
 
@@ -80,7 +81,7 @@ pub(super) fn start(
         workers.push(spawn(&name, move || {
             let roster = Arc::clone(&shared.roster);
             let run = || {
-                worker::run(Equipment {
+                accept::run(Equipment {
                     shared: Arc::clone(&shared),
                     index,
                     access_log: access_log.clone(),
@@ -130,7 +131,7 @@ mod tests {
     use std::net::{TcpListener, TcpStream};
 
     use super::*;
-    use crate::telemetry::record::Listener;
+    use crate::listener::Listener;
 
     #[test]
     fn a_worker_that_ends_by_a_fault_is_started_again_and_not_for_ever() {

@@ -10,9 +10,8 @@ use clap::{Args, Subcommand};
 use serde::Serialize;
 
 use super::{Exit, NodeFlags, Output, complain, print};
-use crate::bans::BanView;
 use crate::config::units;
-use crate::kernel::control::{self, Answer, Order};
+use crate::kernel::control::{self, Answer, BanView, Order};
 
 #[derive(Debug, Args)]
 pub(super) struct BanFlags {

@@ -16,7 +16,7 @@ use std::time::{Duration, Instant};
 
 pub use self::descriptors::{Inherited, MOST_PASSED, listeners};
 pub use self::hand_over::{Successor, bans, tell_others, ticket_keys};
-pub use self::message::{Answer, Order, Retire, Status};
+pub use self::message::{Answer, BanView, Order, Retire, Status};
 pub use self::server::{Asked, Control, Reply};
 
 /// A line of either side: the counts of 64 interfaces take 80 KiB, and 256 addresses 25.

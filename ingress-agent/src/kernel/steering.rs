@@ -25,7 +25,7 @@ use super::account::queues::cookies_sent;
 use super::object;
 use super::rights;
 use super::trouble::{Hook, Step, Trouble};
-use crate::telemetry::record::Listener;
+use crate::listener::Listener;
 
 /// An address to be served by steering.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -17,10 +17,11 @@ use ingress_core::reason::Reason;
 use ingress_core::resource::UnownedHost;
 use ingress_core::snapshot::{Cluster, Route};
 
-use super::body::{Progress, ResponseBody};
+use super::body::Progress;
+use super::connection::Connection;
 use super::message::{Head, Response};
 use super::moment;
-use super::serve::Connection;
+use super::response_body::ResponseBody;
 use super::upstream::Timing;
 use super::worker::Worker;
 use crate::account::{ClientTcp, Finished};

@@ -7,9 +7,9 @@ use ingress_core::filter::OwnAnswer;
 use ingress_core::reason::Reason;
 
 use super::account::Account;
-use super::body::ResponseBody;
+use super::connection::Connection;
 use super::message::Response;
-use super::serve::Connection;
+use super::response_body::ResponseBody;
 use crate::error::ProxyError;
 
 const REASON: HeaderName = HeaderName::from_static("x-ingress-agent-reason");

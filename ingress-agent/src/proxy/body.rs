@@ -1,10 +1,9 @@
-//! The two bodies of a request: what the client sends (limited and counted) and what the client gets.
+//! The body of a request: what the client sends, limited and counted.
 //!
-//! Knows the bodies of both servers and [`UpstreamBody`]; knows nothing of routes or connections.
+//! Knows the bodies of both servers; knows nothing of routes, connections or backends.
 
 use std::cell::Cell;
 use std::future::poll_fn;
-use std::mem;
 use std::pin::Pin;
 use std::rc::Rc;
 use std::task::{Context, Poll};
@@ -18,8 +17,7 @@ use super::wire::ClientBody as Http1Body;
 use super::wire::http2::ClientBody as Http2Body;
 
 use crate::error::ProxyError;
-use crate::proxy::upstream::UpstreamBody;
-use crate::proxy::upstream::timer::Timer;
+use crate::proxy::timer::Timer;
 use crate::proxy::wire::h1::is_forbidden_trailer;
 
 /// The client's body on its way to a backend: never more than the limit, counted, and able to take back what no backend has seen.
@@ -371,46 +369,6 @@ fn has_forbidden(trailers: &HeaderMap) -> bool {
     trailers.keys().any(|name| is_forbidden_trailer(name.as_str()))
 }
 
-/// What the servers send to the client.
-pub enum ResponseBody {
-    Empty,
-    Full(Bytes),
-    Upstream(UpstreamBody),
-}
-
-impl Body for ResponseBody {
-    type Data = Bytes;
-    type Error = ProxyError;
-
-    fn poll_frame(
-        self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-    ) -> Poll<Option<Result<Frame<Bytes>, ProxyError>>> {
-        match self.get_mut() {
-            Self::Empty => Poll::Ready(None),
-            Self::Full(data) if data.is_empty() => Poll::Ready(None),
-            Self::Full(data) => Poll::Ready(Some(Ok(Frame::data(mem::take(data))))),
-            Self::Upstream(body) => Pin::new(body).poll_frame(cx),
-        }
-    }
-
-    fn is_end_stream(&self) -> bool {
-        match self {
-            Self::Empty => true,
-            Self::Full(data) => data.is_empty(),
-            Self::Upstream(body) => body.is_end_stream(),
-        }
-    }
-
-    fn size_hint(&self) -> SizeHint {
-        match self {
-            Self::Empty => SizeHint::with_exact(0),
-            Self::Full(data) => SizeHint::with_exact(data.len() as u64),
-            Self::Upstream(body) => body.size_hint(),
-        }
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -533,18 +491,5 @@ mod tests {
             let silence = tokio::time::timeout(Duration::from_secs(600), frame()).await;
             assert!(silence.is_err(), "a stream that is being answered may be silent");
         });
-    }
-
-    #[test]
-    fn small_answers_tell_their_exact_size_and_are_given_once() {
-        let mut body = ResponseBody::Full(Bytes::from("no"));
-        assert_eq!(body.size_hint().exact(), Some(2));
-        let mut cx = Context::from_waker(std::task::Waker::noop());
-        let frame = Pin::new(&mut body).poll_frame(&mut cx);
-        assert!(
-            matches!(frame, Poll::Ready(Some(Ok(frame))) if frame.data_ref().is_some_and(|data| data == "no"))
-        );
-        assert!(body.is_end_stream());
-        assert!(ResponseBody::Empty.is_end_stream());
     }
 }

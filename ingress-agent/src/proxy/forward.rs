@@ -15,10 +15,11 @@ use ingress_core::resource::Balance;
 use ingress_core::snapshot::{Cluster, Route};
 
 use super::account::{Account, InFlight};
-use super::body::{RequestBody, ResponseBody};
-use super::request::Outcome;
-use super::serve::Connection;
-use super::upstream::{Answer, Call, Failed, ProxyHeader, Reply, RequestHead};
+use super::body::RequestBody;
+use super::connection::Connection;
+use super::message::Response;
+use super::response_body::ResponseBody;
+use super::upstream::{Answer, Call, Failed, ProxyHeader, Reply, RequestHead, UpstreamIo};
 use crate::error::{ProxyError, Side};
 use crate::telemetry::metrics::UpstreamEvent;
 
@@ -44,6 +45,12 @@ impl Outgoing<'_> {
             websocket: self.websocket,
         }
     }
+}
+
+/// How the phases can end well.
+pub(crate) enum Outcome {
+    Response(Response<ResponseBody>),
+    Tunnel(Response<()>, UpstreamIo),
 }
 
 /// Sends the request to an endpoint of the route's cluster; to another one when that failed and a second try is safe.

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use socket2::{Domain, Protocol, SockRef, Socket, TcpKeepalive, Type};
 
-use crate::telemetry::record::Listener;
+use crate::listener::{BACKLOG, Listener};
 
 /// One served address: as many sockets as there are workers.
 #[derive(Debug)]
@@ -16,8 +16,6 @@ pub struct BoundListener {
     pub address: SocketAddr,
     pub sockets: Vec<TcpListener>,
 }
-
-pub(crate) const BACKLOG: i32 = 4096;
 
 impl BoundListener {
     /// Binds `workers` sockets to one address.

@@ -4,7 +4,7 @@ use std::time::{Duration, SystemTime};
 
 use ingress_core::reason::Reason;
 
-use super::serve::Connection;
+use super::connection::Connection;
 use super::wire::Refusal;
 use crate::drain::Ended;
 use crate::telemetry::record::{HttpVersion, RequestRecord, TlsRecord};

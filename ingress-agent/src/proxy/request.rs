@@ -3,6 +3,7 @@
 //! Each phase takes what the phase before returned. A request resolves on one live state and then holds only its route.
 
 use std::borrow::Cow;
+use std::cell::RefCell;
 use std::future::poll_fn;
 use std::pin::pin;
 use std::rc::Rc;
@@ -23,18 +24,30 @@ use ingress_core::snapshot::Route;
 
 use super::account::{Account, Served};
 use super::answer;
-use super::body::{RequestBody, ResponseBody, Source};
-use super::forward::{self, Outgoing};
+use super::body::{RequestBody, Source};
+use super::connection::Connection;
+use super::forward::{self, Outcome, Outgoing};
 use super::message::{Head, Response};
-use super::serve::{Connection, Tunnel};
+use super::upstream::UpstreamIo;
 use super::wire;
 use crate::drain::Ended;
 use crate::error::ProxyError;
-use crate::telemetry::record::Listener;
+use crate::listener::Listener;
+
+/// An upgraded connection to a backend, with the account of the request that asked for it.
+pub(crate) struct Tunnel {
+    pub(crate) io: UpstreamIo,
+    pub(crate) account: Box<Account>,
+    pub(crate) idle: Duration,
+}
+
+/// Left by a request whose upgrade the backend granted; begins when the 101 has gone out.
+pub(crate) type TunnelPlace = RefCell<Option<Tunnel>>;
 
 /// Answers one request; an error is an answer too, unless nobody is left to read it.
 pub(crate) async fn answer(
     connection: Rc<Connection>,
+    place: &TunnelPlace,
     head: Box<Head>,
     incoming: Source,
 ) -> Result<Response<Served>, ProxyError> {
@@ -48,7 +61,7 @@ pub(crate) async fn answer(
                 let timeouts = &route.policy.timeouts;
                 timeouts.read.max(timeouts.send)
             });
-            *connection.tunnel.borrow_mut() = Some(Tunnel { io, account, idle });
+            *place.borrow_mut() = Some(Tunnel { io, account, idle });
             return Ok(response);
         }
         Err(error) => answer::to_error(&connection, &mut account, error)?,
@@ -70,12 +83,6 @@ const CLOSE: HeaderValue = HeaderValue::from_static("close");
 
 /// For a tunnel without a route, which cannot be.
 const IDLE_TUNNEL: Duration = Duration::from_secs(60);
-
-/// How the phases can end well.
-pub(crate) enum Outcome {
-    Response(Response<ResponseBody>),
-    Tunnel(Response<()>, super::upstream::UpstreamIo),
-}
 
 /// The outcome of the phases, unless the process ends before there is one.
 async fn served(
@@ -384,7 +391,7 @@ fn join_cookies(fields: &mut Fields, version: Version) {
 mod tests {
     use super::*;
 
-    fn size_of_future<A, B, C, F: Future>(_: impl Fn(A, B, C) -> F) -> usize {
+    fn size_of_future<A, B, C, D, F: Future>(_: impl Fn(A, B, C, D) -> F) -> usize {
         size_of::<F>()
     }
 

@@ -17,7 +17,7 @@ use rustix::thread::gettid;
 use tokio::sync::Notify;
 
 use super::door::Doors;
-use crate::telemetry::record::Listener;
+use crate::listener::Listener;
 
 /// A connection that waits from one look to the next, at a worker that took none meanwhile, is taken by another: after one to two of these.
 pub const TICK: Duration = Duration::from_millis(20);

@@ -1,6 +1,6 @@
 //! From an accepted socket to its server: PROXY protocol, TLS, which HTTP it is, the gate, and the end of the connection.
 
-use std::cell::{Cell, RefCell};
+use std::cell::Cell;
 use std::fmt;
 use std::future::poll_fn;
 use std::io;
@@ -15,61 +15,24 @@ use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio::time::timeout;
 
-use super::account::Account;
 use super::body::Source;
+use super::connection::{Connection, TlsFacts};
 use super::farewell::Farewell;
 use super::moment::Moment;
 use super::prefixed::Prefixed;
 use super::proxy_protocol::{self, Verdict};
 use super::refused;
-use super::request;
+use super::request::{self, Tunnel, TunnelPlace};
 use super::tls;
 use super::tunnel;
-use super::upstream::UpstreamIo;
 use super::wire::detect::{self, Speaks};
 use super::wire::{self, ClientStream, End, GateHandle, Refusal, Server, http2};
 use super::worker::{ConnectionSlot, Worker};
 use crate::account::ClientLine;
 use crate::config::ProxyProtocol;
+use crate::listener::Listener;
 use crate::telemetry::metrics::{self, TlsOutcome};
-use crate::telemetry::record::{HttpVersion, Listener, TlsVersion};
-
-/// What all requests of a connection share.
-pub(crate) struct Connection {
-    pub(crate) worker: Rc<Worker>,
-    pub(crate) listener: Listener,
-    /// The other end of the TCP connection.
-    pub(crate) peer: SocketAddr,
-    /// Who connects, as far as the transport tells: the PROXY protocol's word where it is believed, else `peer`.
-    pub(crate) client: SocketAddr,
-    /// Our end of the TCP connection.
-    pub(crate) local: SocketAddr,
-    /// The client's address and our port as forwarded headers have them.
-    pub(crate) client_text: HeaderValue,
-    pub(crate) local_port_text: HeaderValue,
-    pub(crate) tls: Option<TlsFacts>,
-    /// Whose the connection is, for accounting.
-    pub(crate) line: Rc<ClientLine>,
-    pub(crate) gate: GateHandle,
-    /// Left by a request whose upgrade the backend granted; begins when the 101 has gone out.
-    pub(crate) tunnel: RefCell<Option<Tunnel>>,
-    /// The gate's refusal is in a request's own account.
-    pub(crate) refusal_told: Cell<bool>,
-}
-
-/// What the handshake settled.
-pub(crate) struct TlsFacts {
-    pub(crate) version: TlsVersion,
-    /// Lower case.
-    pub(crate) server_name: Option<Box<str>>,
-}
-
-/// An upgraded connection to a backend, with the account of the request that asked for it.
-pub(crate) struct Tunnel {
-    pub(crate) io: UpstreamIo,
-    pub(crate) account: Box<Account>,
-    pub(crate) idle: Duration,
-}
+use crate::telemetry::record::{HttpVersion, TlsVersion};
 
 /// A connection that the limits let in.
 pub(crate) struct Accepted {
@@ -201,10 +164,11 @@ impl Opening {
         let (server, handle) = Server::new(stream, &first, Arc::clone(self.worker.limits()));
         drop(first);
         let mut farewell = Farewell::new(&self.worker, &handle);
-        let connection = self.established(tls, handle);
+        let (connection, place) = (self.established(tls, handle), TunnelPlace::default());
         let ended = {
-            let serving =
-                server.serve(|head, body| request::answer(Rc::clone(&connection), head, Source::Http1(body)));
+            let serving = server.serve(|head, body| {
+                request::answer(Rc::clone(&connection), &place, head, Source::Http1(body))
+            });
             let mut serving = pin!(serving);
             poll_fn(|cx| {
                 let _moment = Moment::begin();
@@ -216,7 +180,7 @@ impl Opening {
         refused::tell(&connection, HttpVersion::Http11);
         match ended {
             Ok(End::Tunnel) => {
-                return match (connection.tunnel.take(), server.into_stream()) {
+                return match (place.take(), server.into_stream()) {
                     (Some(tunnel), Some((stream, early))) => {
                         carry(&self.worker, tunnel, Prefixed::with(early, stream)).await;
                     }
@@ -236,10 +200,12 @@ impl Opening {
         let (server, handle) = http2::Server::new(stream, &first, limits, streams);
         drop(first);
         let mut farewell = Farewell::new(&self.worker, &handle);
-        let connection = self.established(tls, handle.clone());
+        // Nobody leaves a tunnel there: upgrades are HTTP/1.1's (RFC 9113, 8.6).
+        let (connection, place) = (self.established(tls, handle.clone()), TunnelPlace::default());
         let ended = {
-            let serving =
-                server.serve(|head, body| request::answer(Rc::clone(&connection), head, Source::Http2(body)));
+            let serving = server.serve(|head, body| {
+                request::answer(Rc::clone(&connection), &place, head, Source::Http2(body))
+            });
             let mut serving = pin!(serving);
             poll_fn(|cx| {
                 let _moment = Moment::begin();
@@ -271,7 +237,6 @@ impl Opening {
             tls,
             line: Rc::clone(&self.line),
             gate,
-            tunnel: RefCell::new(None),
             refusal_told: Cell::new(false),
         })
     }

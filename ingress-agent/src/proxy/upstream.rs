@@ -18,12 +18,16 @@ use crate::error::ProxyError;
 use crate::proxy::body::RequestBody;
 use crate::proxy::message::Response;
 use crate::proxy::moment;
+use crate::proxy::timer::Timer;
 
 mod chunked;
 mod connect;
+mod connection;
+mod exchange;
 mod http1;
 mod http2;
 mod io;
+mod open;
 mod pool;
 mod proxy_header;
 mod request_head;
@@ -31,12 +35,12 @@ mod response_body;
 mod response_head;
 #[cfg(test)]
 mod tests;
-pub(super) mod timer;
 mod upload;
 
 use connect::Connector;
+use connection::{Connection, ConnectionKey};
 pub use io::UpstreamIo;
-use pool::{Connection, ConnectionKey, Pool};
+use pool::Pool;
 pub use pool::{IdleBudget, PoolStats};
 pub use proxy_header::ProxyHeader;
 pub use response_body::UpstreamBody;
@@ -232,7 +236,7 @@ impl Shared {
     fn connection(&self, call: &Call<'_>, transport: io::Transport) -> Connection {
         Connection {
             transport,
-            timer: timer::Timer::default(),
+            timer: Timer::default(),
             key: self.key(call),
             line: self
                 .settings

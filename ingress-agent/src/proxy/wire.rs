@@ -15,6 +15,7 @@ use std::time::Duration;
 use ingress_core::reason::Reason;
 
 use super::message::Head;
+use crate::error::ProxyError;
 
 pub use gate::GateHandle;
 pub(crate) use gate::{ClientBody, ClientStream, End, Server, http2};
@@ -38,6 +39,15 @@ impl Refusal {
 
     pub(crate) const fn new(reason: Reason, detail: &'static str) -> Self {
         Self { reason, detail }
+    }
+}
+
+impl From<Refusal> for ProxyError {
+    fn from(refusal: Refusal) -> Self {
+        match refusal.reason {
+            Reason::BadRequest => Self::BadRequest(refusal.detail),
+            reason => Self::Answered(reason),
+        }
     }
 }
 

@@ -8,14 +8,12 @@ pub mod histogram;
 mod kernel;
 pub mod process;
 pub mod render;
-pub mod series;
 pub mod shard;
 mod source;
 mod tcp;
 mod text;
 
 pub use collect::{Inbox, Mailbox, mailbox};
-pub use series::LiveSeries;
 pub use shard::{Connection, Refusal, Shard, ShardSnapshot, TlsOutcome, UpstreamEvent, UpstreamPool};
 
 #[cfg(test)]

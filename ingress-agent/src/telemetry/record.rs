@@ -5,6 +5,7 @@ use std::net::{IpAddr, SocketAddr};
 use std::time::{Duration, SystemTime};
 
 use crate::account::ClientTcp;
+use crate::listener::Listener;
 use ingress_core::reason::Reason;
 use ingress_core::resource::{ClusterKey, UnownedHost};
 use ingress_core::snapshot::Route;
@@ -73,12 +74,6 @@ pub struct UpstreamRecord<'a> {
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Listener {
-    Http,
-    Https,
-}
-
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum HttpVersion {
     Http10,
     Http11,
@@ -89,17 +84,6 @@ pub enum HttpVersion {
 pub enum TlsVersion {
     Tls12,
     Tls13,
-}
-
-impl Listener {
-    pub const ALL: [Self; 2] = [Self::Http, Self::Https];
-
-    pub fn as_str(self) -> &'static str {
-        match self {
-            Self::Http => "http",
-            Self::Https => "https",
-        }
-    }
 }
 
 impl HttpVersion {

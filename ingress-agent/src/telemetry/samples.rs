@@ -13,7 +13,8 @@ use ingress_core::resource::{
 };
 use ingress_core::snapshot::Snapshot;
 
-use super::record::{HttpVersion, Listener, RequestRecord};
+use super::record::{HttpVersion, RequestRecord};
+use crate::listener::Listener;
 
 /// `Ingress shop/NAME` for the host `NAME.example`, each with a Service of the same name.
 pub(crate) fn snapshot(names: &[&str]) -> Snapshot {

@@ -6,7 +6,8 @@ use std::sync::Arc;
 
 use ingress_core::diagnostic::Diagnostic;
 use ingress_core::name::{Kind, ObjectRef};
-use ingress_core::nearness::{Hinted, Nearness, Place};
+use ingress_core::nearness::{Hinted, Place};
+use ingress_core::resource::Nearness;
 use ingress_core::resource::{ClusterKey, Endpoint, EndpointCondition, EndpointList};
 use k8s_openapi::api::discovery::v1::{
     Endpoint as SliceEndpoint, EndpointConditions, EndpointPort, EndpointSlice,

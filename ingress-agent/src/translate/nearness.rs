@@ -1,6 +1,7 @@
 //! Where the agent is, and what a Service wishes for: the names of Kubernetes for the core's [`Place`] and [`Wish`].
 
-use ingress_core::nearness::{Nearness, Place, Wish};
+use ingress_core::nearness::{Place, Wish};
+use ingress_core::resource::Nearness;
 use k8s_openapi::api::core::v1::Service;
 use k8s_openapi::api::discovery::v1::EndpointHints;
 

@@ -8,10 +8,10 @@ use std::time::Duration;
 use super::hash::Table;
 use super::learned::micros;
 use super::{EndpointSet, Learned, LiveEndpoint, Peers};
-use crate::nearness::Nearness;
+use crate::fast_map::FastMap;
 use crate::reason::Reason;
+use crate::resource::Nearness;
 use crate::resource::{Balance, ClusterKey, Endpoint, EndpointCondition, EndpointList, Protocol};
-use crate::snapshot::FastMap;
 
 /// What is learnt of endpoints, by identity; outlives snapshots. Owned by the publisher.
 #[derive(Debug, Default)]

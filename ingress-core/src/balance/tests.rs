@@ -2,7 +2,7 @@ use proptest::prelude::*;
 
 use super::*;
 use crate::fixture::cluster;
-use crate::nearness::Nearness;
+use crate::resource::Nearness;
 use crate::resource::{ClusterKey, EndpointCondition, EndpointList};
 
 const START: Duration = Duration::from_secs(1000);

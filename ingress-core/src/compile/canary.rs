@@ -1,9 +1,9 @@
 //! Canaries, waiting for the route of the same host and path.
 
 use crate::diagnostic::{Diagnostic, Severity};
+use crate::fast_map::FastMap;
 use crate::host::HostPattern;
 use crate::resource::{CanarySpec, PathMatch};
-use crate::snapshot::FastMap;
 
 /// The canaries by host and path, most senior first.
 pub(super) struct CanariesByPath<'a> {

@@ -1,9 +1,9 @@
 //! Which certificates serve which names.
 
+use crate::fast_map::FastMap;
 use crate::host::{HostPattern, wildcard_suffix};
 use crate::matching::HostMap;
 use crate::resource::{CertificateBinding, CertificateKey};
-use crate::snapshot::FastMap;
 
 pub(super) type Certificates = HostMap<Box<[CertificateKey]>>;
 

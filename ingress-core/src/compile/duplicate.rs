@@ -3,10 +3,10 @@
 use std::collections::hash_map::Entry;
 
 use crate::diagnostic::{Diagnostic, Severity};
+use crate::fast_map::FastMap;
 use crate::host::HostPattern;
 use crate::matching::Rank;
 use crate::resource::RouteSpec;
-use crate::snapshot::FastMap;
 
 /// The routes that have effect, sorted by host and, within a host, by rank.
 pub(super) fn settle<'a>(routes: &'a [RouteSpec], diagnostics: &mut Vec<Diagnostic>) -> Vec<&'a RouteSpec> {

@@ -5,11 +5,12 @@ use std::sync::Arc;
 use super::Clusters;
 use super::canary::CanariesByPath;
 use super::certificate::{self, Certificates};
+use crate::fast_map::FastMap;
 use crate::matching::{HostMap, PathTable};
 use crate::name::ObjectRef;
 use crate::reason::Reason;
 use crate::resource::{Action, CanarySpec, Conditions, RouteSpec, WeightedCluster};
-use crate::snapshot::{Canary, Cluster, FastMap, Route, Snapshot, Target, WeightedBackend};
+use crate::snapshot::{Canary, Cluster, Route, Snapshot, Target, WeightedBackend};
 
 /// Everything that a route is made of besides its spec.
 pub(super) struct Builder<'b, 'a> {

@@ -5,7 +5,7 @@ use super::*;
 use crate::balance::EndpointRegistry;
 use crate::fixture::*;
 use crate::matching::tests::some_routes;
-use crate::nearness::Nearness;
+use crate::resource::Nearness;
 use crate::resource::{EndpointCondition, EndpointList};
 
 fn told(snapshot: &Snapshot, host: &str, path: &str) -> Vec<Step> {

@@ -4,8 +4,8 @@ use std::sync::Arc;
 
 use serde::Serialize;
 
+use crate::fast_map::FastMap;
 use crate::host::{HostPattern, wildcard_suffix};
-use crate::snapshot::FastMap;
 
 /// Which kind of pattern a request's host fell under.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]

@@ -4,8 +4,9 @@ use std::sync::Arc;
 
 use super::rank::elements;
 use super::{RequestView, Unmet};
+use crate::fast_map::FastMap;
 use crate::resource::PathMatch;
-use crate::snapshot::{FastMap, Route};
+use crate::snapshot::Route;
 
 /// A host with up to this many routes is searched one by one, which is as fast as hashing and needs no index.
 const UNINDEXED: usize = 8;

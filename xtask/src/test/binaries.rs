@@ -10,8 +10,8 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, bail};
 use serde::Deserialize;
 
-use super::libtest::{self, Line, Outcome, Verdict};
 use super::{Details, Report};
+use crate::libtest::{self, Line, Outcome, Verdict};
 use crate::workspace;
 
 /// A binary that takes longer hangs: none takes a tenth of this where nothing else runs.

@@ -11,9 +11,8 @@ use std::time::{Duration, Instant};
 
 use ingress_common::verdict::MAX_BANS;
 
-use super::message::{self, Answer, Order, Retire};
+use super::message::{self, Answer, BanView, Order, Retire};
 use super::{agents_in, ask, connect};
-use crate::bans::BanView;
 use crate::tickets::SharedKey;
 
 /// The agent that takes over, and the connection that ends when it does.

@@ -8,7 +8,6 @@ use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
 use super::MAX_LINE;
-use crate::bans::BanView;
 use crate::kernel::KernelView;
 use crate::tickets::SharedKey;
 
@@ -52,6 +51,15 @@ pub enum Order {
     Share {
         share: u32,
     },
+}
+
+/// A ban, as it is listed.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct BanView {
+    /// An IPv4 address, or an IPv6 /64.
+    pub source: String,
+    pub why: String,
+    pub seconds_left: u64,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]

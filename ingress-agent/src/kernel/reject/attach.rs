@@ -10,7 +10,7 @@ use aya::Ebpf;
 use aya::programs::tc::{SchedClassifierLink, TcAttachOptions};
 use aya::programs::{LinkOrder, SchedClassifier, TcAttachType};
 
-use super::gate::{Gate, Place, Refusal};
+use super::gate::{Gate, Place, Refusal, no_program};
 use super::links::Link;
 use super::pins;
 use super::view::AttachedView;
@@ -371,8 +371,4 @@ fn replace(ebpf: &mut Ebpf, name: &str, link: SchedClassifierLink) -> Result<Sch
 fn tc<'a>(ebpf: &'a mut Ebpf, name: &str) -> Result<&'a mut SchedClassifier, Trouble> {
     let program = ebpf.program_mut(name).and_then(|program| program.try_into().ok());
     program.ok_or_else(|| no_program(Hook::Tc, name))
-}
-
-pub(super) fn no_program(hook: Hook, name: &str) -> Trouble {
-    Trouble::unfit(hook, Step::Load, format!("the object has no program {name}"))
 }

@@ -11,7 +11,6 @@ use std::path::{Path, PathBuf};
 use aya::Ebpf;
 use aya::programs::Xdp;
 
-use super::attach::no_program;
 use super::links::{self, Link};
 use super::pins::Pins;
 use super::sys::{self, Object};
@@ -266,4 +265,8 @@ fn program(ebpf: &mut Ebpf, name: &str) -> Result<Program, Trouble> {
 
 fn trouble(error: &io::Error) -> Trouble {
     Trouble::io(Hook::Xdp, Step::Attach, error)
+}
+
+pub(super) fn no_program(hook: Hook, name: &str) -> Trouble {
+    Trouble::unfit(hook, Step::Load, format!("the object has no program {name}"))
 }

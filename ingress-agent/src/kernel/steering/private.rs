@@ -7,8 +7,7 @@ use std::time::Duration;
 use socket2::{Domain, Protocol, Socket, Type};
 
 use super::{Sockets, Wanted, keys, most_slots};
-use crate::proxy::listener::BACKLOG;
-use crate::telemetry::record::Listener;
+use crate::listener::{BACKLOG, Listener};
 
 /// Groups one after the other in the slots, each with a socket for every worker.
 #[derive(Debug, Default)]

@@ -1,16 +1,13 @@
 //! One HTTP/1.1 exchange on one connection, driven by the task that wants the answer: no task, channel or timer of its own.
 
-use std::io;
-use std::pin::pin;
 use std::rc::Rc;
 use std::task::{Context, Poll};
 
-use bytes::{Bytes, BytesMut};
+use bytes::Bytes;
 use http::StatusCode;
-use ingress_core::resource::Timeouts;
-use tokio::io::AsyncReadExt;
 
-use super::pool::{Connection, Pool};
+use super::connection::Connection;
+use super::exchange::{AFTER_BODY, Exchange};
 use super::request_head::{UploadFraming, expects_continue, write_head};
 use super::response_body::UpstreamBody;
 use super::response_head::{Asked, Framing, HeadReader, Persistence, ResponseHead, take_head};
@@ -21,22 +18,10 @@ use crate::proxy::body::RequestBody;
 use crate::proxy::message::Response;
 
 const FIRST_READ: usize = 8 * 1024;
-const LARGEST_READ: usize = 64 * 1024;
 /// A body up to here is copied, so that the buffer is free for the next exchange.
 const SMALL: u64 = 2 * 1024;
 /// More interim responses than this are a flood.
 const MAX_INFORMATIONAL: usize = 16;
-
-pub(super) struct Exchange {
-    pub(super) connection: Connection,
-    pub(super) buffer: BytesMut,
-    pub(super) upload: Upload,
-    pub(super) timeouts: Timeouts,
-    pool: Rc<Pool>,
-    read_size: usize,
-    received: bool,
-    reused: bool,
-}
 
 /// Sends the request on `connection` and reads up to the response head.
 pub(super) async fn exchange(
@@ -127,34 +112,6 @@ impl Exchange {
         }
     }
 
-    /// Drives the request; a step forward begins a new wait.
-    pub(super) fn poll_upload(&mut self, cx: &mut Context<'_>) -> Result<Waits, ProxyError> {
-        let before = self.upload.written();
-        let waits = self.upload.poll(&mut self.connection.transport, cx)?;
-        if self.upload.written() != before {
-            self.connection.timer.progress();
-        }
-        Ok(waits)
-    }
-
-    /// Reads once, in larger steps while the backend fills them.
-    pub(super) fn poll_fill(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<usize>> {
-        let spare = self.buffer.capacity() - self.buffer.len();
-        if spare < self.read_size / 4 {
-            self.buffer.reserve(self.read_size);
-        }
-        let room = self.buffer.capacity() - self.buffer.len();
-        let read = pin!(self.connection.transport.read_buf(&mut self.buffer)).poll(cx);
-        if let Poll::Ready(Ok(length)) = &read {
-            self.received |= *length > 0;
-            self.connection.timer.progress();
-            if *length == room {
-                self.read_size = (self.read_size * 2).min(LARGEST_READ);
-            }
-        }
-        read
-    }
-
     /// The connection ended before a response head.
     fn reset(&self) -> ProxyError {
         ProxyError::UpstreamReset {
@@ -223,21 +180,4 @@ impl Exchange {
         self.release(persistence);
         Ok(UpstreamBody::full(data))
     }
-
-    /// The response is complete: the connection goes back to the pool, if the request is complete too, and all else that can be used
-    /// again. To be called with an empty buffer.
-    pub(super) fn release(self, persistence: Persistence) {
-        let complete = self.upload.is_done();
-        let (_, head) = self.upload.into_parts();
-        self.pool.keep_head_buffer(head);
-        self.pool.keep_read_buffer(self.buffer);
-        if let (true, Persistence::Keep(limit)) = (complete, persistence) {
-            let mut connection = self.connection;
-            connection.timer.progress();
-            self.pool.put(connection, limit);
-        }
-    }
 }
-
-/// RFC 9112, 9.2: nothing was asked that these bytes could answer.
-pub(super) const AFTER_BODY: ProxyError = ProxyError::UpstreamProtocol("bytes after the response");

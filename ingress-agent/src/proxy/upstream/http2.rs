@@ -1,6 +1,7 @@
 //! HTTP/2 to backends: the `h2` crate, its connections shared by many requests, each request driven by its own task.
 
 mod exchange;
+pub(super) mod shared;
 mod turn;
 mod upload;
 
@@ -12,76 +13,22 @@ use std::task::{Context, Poll};
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
-use h2::client::{Builder, SendRequest};
+use h2::client::Builder;
 use h2::{Ping, PingPong};
 use ingress_core::reason::Reason;
 
 use super::io::Transport;
-use super::pool::{ConnectionKey, OpenGuard};
-use super::timer::Timer;
+use super::open::OpenGuard;
 use super::{Call, Shared};
 use crate::error::ProxyError;
+use crate::proxy::timer::Timer;
 pub(super) use exchange::{StreamBody, exchange};
+use shared::{SharedConnection, State};
 use turn::{Turn, TurnIo};
 
 /// A backend that was silent for so long while it owes answers is asked whether it is still there.
 const ASK_ALIVE: Duration = Duration::from_secs(30);
 const SAY_ALIVE: Duration = Duration::from_secs(20);
-
-/// One connection and how many requests are on it.
-pub(super) struct SharedConnection {
-    pub(super) key: ConnectionKey,
-    sender: SendRequest<Bytes>,
-    state: Rc<State>,
-}
-
-/// What a connection's task and its requests share.
-struct State {
-    streams: Cell<usize>,
-    /// What the backend's SETTINGS allow.
-    allowed: Cell<usize>,
-    /// It takes no more requests.
-    closed: Cell<bool>,
-    last_used: Cell<Instant>,
-}
-
-impl SharedConnection {
-    pub(super) fn is_closed(&self) -> bool {
-        self.state.closed.get()
-    }
-
-    pub(super) fn has_room(&self, limit: usize) -> bool {
-        !self.is_closed() && self.state.streams.get() < limit.min(self.state.allowed.get())
-    }
-
-    pub(super) fn is_idle(&self) -> bool {
-        self.state.streams.get() == 0
-    }
-
-    pub(super) fn idle_for(&self, now: Instant, limit: Duration) -> bool {
-        self.is_idle() && now.saturating_duration_since(self.state.last_used.get()) >= limit
-    }
-
-    /// Nobody shall use it for another request.
-    fn close(&self) {
-        self.state.closed.set(true);
-    }
-
-    fn stream(&self) -> StreamGuard {
-        self.state.streams.set(self.state.streams.get() + 1);
-        StreamGuard(Rc::clone(&self.state))
-    }
-}
-
-/// Counts a request on its connection until its response has ended.
-struct StreamGuard(Rc<State>);
-
-impl Drop for StreamGuard {
-    fn drop(&mut self) {
-        self.0.streams.set(self.0.streams.get().saturating_sub(1));
-        self.0.last_used.set(Instant::now());
-    }
-}
 
 /// Whether a connection was there already, else how long it took to make.
 pub(super) type Connected = (Rc<SharedConnection>, Option<Duration>);

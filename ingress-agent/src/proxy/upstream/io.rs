@@ -12,7 +12,7 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
 use tokio_rustls::client::TlsStream;
 
-use super::pool::OpenGuard;
+use super::open::OpenGuard;
 
 /// The transport below HTTP.
 pub(super) enum Transport {

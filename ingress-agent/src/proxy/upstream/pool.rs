@@ -15,10 +15,9 @@ use bytes::BytesMut;
 use ingress_core::resource::Protocol;
 use tokio::sync::Notify;
 
-use super::http2::SharedConnection;
-use super::io::Transport;
-use super::timer::Timer;
-use crate::account::EndpointLine;
+use super::connection::{Connection, ConnectionKey};
+use super::http2::shared::SharedConnection;
+use super::open::OpenGuard;
 use crate::error::ProxyError;
 use crate::proxy::moment;
 
@@ -106,41 +105,6 @@ pub struct PoolStats {
     pub created: u64,
     /// Requests that found a kept connection.
     pub reused: u64,
-}
-
-/// What makes two connections interchangeable.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) struct ConnectionKey {
-    pub(super) address: SocketAddr,
-    pub(super) protocol: Protocol,
-    pub(super) server_name: Option<Rc<str>>,
-}
-
-impl ConnectionKey {
-    pub(super) fn is(&self, protocol: Protocol, server_name: Option<&str>) -> bool {
-        self.protocol == protocol && self.server_name.as_deref() == server_name
-    }
-}
-
-/// An HTTP/1.1 connection between two requests.
-pub(super) struct Connection {
-    pub(super) transport: Transport,
-    pub(super) timer: Timer,
-    pub(super) key: ConnectionKey,
-    /// For accounting.
-    pub(super) line: Option<EndpointLine>,
-    /// Made for one request alone.
-    pub(super) single_use: bool,
-    pub(super) open: OpenGuard,
-}
-
-/// Counts a connection for as long as it is open.
-pub(super) struct OpenGuard(Rc<Cell<usize>>);
-
-impl Drop for OpenGuard {
-    fn drop(&mut self) {
-        self.0.set(self.0.get().saturating_sub(1));
-    }
 }
 
 pub(super) struct Pool {
@@ -344,8 +308,7 @@ impl Pool {
 
     pub(super) fn opened(&self) -> OpenGuard {
         self.created.set(self.created.get() + 1);
-        self.open.set(self.open.get() + 1);
-        OpenGuard(Rc::clone(&self.open))
+        OpenGuard::new(Rc::clone(&self.open))
     }
 
     pub(super) fn count_reuse(&self) {

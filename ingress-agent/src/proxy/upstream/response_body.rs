@@ -9,7 +9,7 @@ use http::HeaderMap;
 use http_body::{Body, Frame, SizeHint};
 
 use super::chunked::{Chunked, Piece, take_at_most};
-use super::http1::{AFTER_BODY, Exchange};
+use super::exchange::{AFTER_BODY, Exchange};
 use super::http2::StreamBody;
 use super::response_head::{Framing, Persistence};
 use crate::error::ProxyError;

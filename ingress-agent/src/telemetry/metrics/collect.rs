@@ -100,6 +100,3 @@ fn ask(mailbox: &Mailbox) -> Option<oneshot::Receiver<ShardSnapshot>> {
     let (reply, answer) = oneshot::channel();
     mailbox.0.load().try_send(Collect(reply)).ok().map(|()| answer)
 }
-
-/// What all shards share: which objects have series of their own. Read by a shard only when it meets an object for the first time.
-pub type SharedSeries = Arc<ArcSwap<super::LiveSeries>>;

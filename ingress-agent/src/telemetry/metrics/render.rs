@@ -14,12 +14,13 @@ pub use super::text::Format;
 use super::text::{Labels, Page, seconds};
 use super::{kernel, process, tcp};
 use crate::account::TcpTotals;
-use crate::admin::Published;
 use crate::drain::Tally;
 use crate::kernel::KernelView;
+use crate::listener::Listener;
+use crate::published::Published;
 use crate::source::cluster::counts::SourceCounts;
 use crate::telemetry::access_log::Counts;
-use crate::telemetry::record::{HttpVersion, Listener};
+use crate::telemetry::record::HttpVersion;
 
 /// What is known beside the workers' numbers.
 #[derive(Clone, Copy, Debug)]

@@ -9,9 +9,10 @@ use foldhash::fast::RandomState;
 use ingress_core::name::ObjectRef;
 use ingress_core::reason::Reason;
 
-use super::collect::SharedSeries;
 use super::histogram::Histogram;
-use crate::telemetry::record::{HttpVersion, Listener, RequestRecord, UpstreamRecord};
+use crate::listener::Listener;
+use crate::series::SharedSeries;
+use crate::telemetry::record::{HttpVersion, RequestRecord, UpstreamRecord};
 
 /// Counts for one worker. Share it within the worker by `Rc`.
 #[derive(Debug)]

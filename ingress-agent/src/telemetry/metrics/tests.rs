@@ -10,18 +10,20 @@ use ingress_core::reason::Reason;
 use ingress_core::resource::CertificateKey;
 use ingress_core::snapshot::Snapshot;
 
-use super::collect::{Collected, SharedSeries, collect};
+use super::collect::{Collected, collect};
 use super::histogram::Histogram;
 use super::render::{Format, Process, Queues, render};
 use super::*;
 use crate::account::TcpTotals;
-use crate::admin::Published;
 use crate::kernel::reject::AttachedView;
 use crate::kernel::rights::RightsView;
 use crate::kernel::steering::AddressView;
 use crate::kernel::{HookView, KernelView};
+use crate::listener::Listener;
+use crate::published::Published;
+use crate::series::{LiveSeries, SharedSeries};
 use crate::telemetry::access_log::Counts;
-use crate::telemetry::record::{HttpVersion, Listener, RequestRecord, UpstreamRecord};
+use crate::telemetry::record::{HttpVersion, RequestRecord, UpstreamRecord};
 use crate::telemetry::samples;
 
 fn live(snapshot: &Snapshot, limit: usize) -> SharedSeries {

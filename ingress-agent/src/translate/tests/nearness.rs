@@ -2,7 +2,8 @@
 
 use ingress_core::compile::compile;
 use ingress_core::diagnostic::Severity;
-use ingress_core::nearness::{Nearness, Place};
+use ingress_core::nearness::Place;
+use ingress_core::resource::Nearness;
 use ingress_core::snapshot::{Snapshot, Target};
 
 use super::*;

@@ -13,13 +13,13 @@ use http::{HeaderMap, HeaderName, HeaderValue, Method, Request, StatusCode, Uri,
 use http_body::{Body, Frame, SizeHint};
 use ingress_core::resource::Protocol;
 
+use super::shared::{SharedConnection, StreamGuard};
 use super::upload::{Upload, Waits};
-use super::{SharedConnection, StreamGuard};
 use crate::error::ProxyError;
 use crate::proxy::body::RequestBody;
 use crate::proxy::message::Response;
+use crate::proxy::timer::Timer;
 use crate::proxy::upstream::request_head::{UploadFraming, expects_continue};
-use crate::proxy::upstream::timer::Timer;
 use crate::proxy::upstream::{Answer, Call, Failed, UpstreamBody};
 
 /// More interim responses than this are a flood.

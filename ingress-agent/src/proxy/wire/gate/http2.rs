@@ -5,8 +5,10 @@
 
 mod client_body;
 mod end;
+mod ending;
 mod exchange;
 mod out;
+mod peer;
 mod receive;
 mod send;
 mod settings;

@@ -8,6 +8,7 @@ use bytes::BytesMut;
 use ingress_core::reason::Reason;
 use tokio::time::Instant;
 
+use super::ending::{Ending, Leaving};
 use super::wire::{Wire, kind};
 use crate::proxy::moment;
 use crate::proxy::wire::Refusal;
@@ -23,24 +24,6 @@ const ALIVE: [u8; 8] = *b"alive???";
 pub(super) const LEAVING: [u8; 8] = *b"leaving.";
 /// How long a client may take to say that it knows that we leave (RFC 9113, 6.8: at least a round trip).
 const HEAR_LEAVING: Duration = Duration::from_secs(2);
-
-/// How far the farewell is (RFC 9113, 6.8): first a GOAWAY that refuses nothing and a PING; when that has come back, the last word.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Leaving {
-    No,
-    Said,
-    Final,
-}
-
-/// The steps to the end of the connection.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Ending {
-    /// What is queued, GOAWAY last.
-    Words,
-    Shutdown,
-    Linger,
-    Ended,
-}
 
 impl Wire {
     pub(super) fn leave(&mut self) {

@@ -12,7 +12,7 @@ use http_body::Body;
 
 use super::wire::Wire;
 use crate::proxy::message::Response;
-use crate::proxy::upstream::timer::Timer;
+use crate::proxy::timer::Timer;
 use crate::proxy::wire::h2::ErrorCode;
 
 /// Serves one request to the end of its stream. Written out, because an `async fn` would copy the service's future into itself.

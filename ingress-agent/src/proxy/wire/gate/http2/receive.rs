@@ -6,15 +6,9 @@ use http::Method;
 use super::end::LEAVING;
 use super::settings::LARGEST_WINDOW;
 use super::streams::Stream;
-use super::wire::{Wire, kind};
+use super::wire::{Partial, Wire, kind};
 use crate::proxy::wire::h2::frame::{ACK, Frame, Kind};
 use crate::proxy::wire::h2::{Asked, ErrorCode, H2Refusal, Malformed};
-
-/// A header block that is not yet complete.
-pub(super) struct Partial {
-    head: Frame,
-    block: BytesMut,
-}
 
 impl Wire {
     /// Takes all whole frames that are there.

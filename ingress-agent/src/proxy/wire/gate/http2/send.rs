@@ -6,7 +6,7 @@ use bytes::Bytes;
 use http::{HeaderMap, StatusCode};
 use ingress_core::fields::{Fields, write_number};
 
-use super::settings::Table;
+use super::peer::Table;
 use super::wire::{ROOM, Wire, kind};
 use crate::proxy::wire::gate::answer::with_date;
 use crate::proxy::wire::h2::encode;

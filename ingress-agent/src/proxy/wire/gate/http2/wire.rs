@@ -12,19 +12,18 @@ use std::time::Instant;
 use bytes::{Bytes, BytesMut};
 use http_body::Frame;
 
-use super::end::{Ending, Leaving};
+use super::ending::{Ending, Leaving};
 use super::out::Out;
-use super::receive::Partial;
-use super::settings::Peer;
+use super::peer::Peer;
 use super::streams::{RECEIVE_WINDOW, Stream, Streams};
 use crate::error::ProxyError;
 use crate::proxy::message::Head;
 use crate::proxy::moment;
-use crate::proxy::upstream::timer::Timer;
+use crate::proxy::timer::Timer;
 use crate::proxy::wire::Limits;
 use crate::proxy::wire::gate::stream::ClientStream;
 use crate::proxy::wire::gate::transport::Transport;
-use crate::proxy::wire::h2::{ErrorCode, Follower, encode};
+use crate::proxy::wire::h2::{ErrorCode, Follower, encode, frame};
 
 const READ: usize = 4 * 1024;
 /// While much comes.
@@ -92,6 +91,12 @@ pub(super) struct Wire {
     unseen: bool,
     /// How much the next read makes room for.
     read: usize,
+}
+
+/// A header block that is not yet complete.
+pub(super) struct Partial {
+    pub(super) head: frame::Frame,
+    pub(super) block: BytesMut,
 }
 
 impl Wire {

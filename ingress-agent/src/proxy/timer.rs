@@ -5,12 +5,12 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
-use crate::proxy::alarm::Alarm;
-use crate::proxy::moment;
+use super::alarm::Alarm;
+use super::moment;
 
 /// Asks for the time only when there is something to wait for.
 #[derive(Default)]
-pub(in crate::proxy) struct Timer {
+pub(super) struct Timer {
     alarm: Alarm,
     /// When the present wait began.
     since: Option<Instant>,
@@ -18,12 +18,12 @@ pub(in crate::proxy) struct Timer {
 
 impl Timer {
     /// Something moved: the next wait counts from its own beginning.
-    pub(in crate::proxy) fn progress(&mut self) {
+    pub(super) fn progress(&mut self) {
         self.since = None;
     }
 
     /// Ready when nothing has moved for `limit`. To be called whenever there is nothing left to do but wait.
-    pub(in crate::proxy) fn poll_expired(&mut self, cx: &mut Context<'_>, limit: Duration) -> Poll<()> {
+    pub(super) fn poll_expired(&mut self, cx: &mut Context<'_>, limit: Duration) -> Poll<()> {
         let since = *self.since.get_or_insert_with(moment::now);
         match since.checked_add(limit) {
             Some(due) => self.alarm.poll_due(cx, due),

@@ -3,6 +3,7 @@
 use std::collections::HashSet;
 use std::sync::Arc;
 
+use arc_swap::ArcSwap;
 use foldhash::fast::RandomState;
 use ingress_core::name::ObjectRef;
 use ingress_core::snapshot::Snapshot;
@@ -17,6 +18,9 @@ pub struct LiveSeries {
     services: HashSet<Arc<ObjectRef>, RandomState>,
     folded: usize,
 }
+
+/// What all shards share. Read by a shard only when it meets an object for the first time.
+pub type SharedSeries = Arc<ArcSwap<LiveSeries>>;
 
 impl LiveSeries {
     /// The first `limit` route objects and services of the snapshot, in its own order, which does not change without need.
