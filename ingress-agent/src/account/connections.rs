@@ -15,7 +15,7 @@ use super::desk::listener_number;
 use super::report::{addresses, millis};
 use super::{Accounts, Name, Owner, RouteName, lock};
 use crate::kernel::account::{Accounting, Untold, monotonic};
-use crate::telemetry::record::Listener;
+use crate::listener::Listener;
 
 /// Connections of each kind that are remembered.
 const REMEMBERED: usize = 256;
