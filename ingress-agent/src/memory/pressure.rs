@@ -35,17 +35,12 @@ impl Pressure {
     /// When the thread can't be started.
     pub fn watch(limit: MemoryLimit) -> io::Result<Arc<Self>> {
         let pressure = Arc::new(Self::default());
-        let is_auto = limit == MemoryLimit::Auto;
         let limit = match limit {
             MemoryLimit::Off => None,
             MemoryLimit::Bytes(bytes) => u64::try_from(bytes).ok(),
             MemoryLimit::Auto => of_cgroup(),
         };
-        if limit.is_none() && is_auto {
-            tracing::info!("memory has no bound: the cgroup sets none (--memory-limit)");
-        }
         if let Some(limit) = limit {
-            tracing::info!(limit, "memory is bounded (--memory-limit)");
             let watched = Arc::downgrade(&pressure);
             std::thread::Builder::new()
                 .name("memory".to_owned())
