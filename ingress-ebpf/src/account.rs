@@ -105,8 +105,31 @@ fn tell(context: &SockOpsContext, ended: &Ended) {
         (&raw mut (*at).remote_port).write(context.remote_port());
         (&raw mut (*at).local_ip4).write(context.local_ip4());
         (&raw mut (*at).remote_ip4).write(context.remote_ip4());
-        (&raw mut (*at).local_ip6).write(context.local_ip6());
-        (&raw mut (*at).remote_ip6).write(context.remote_ip6());
+        let (local, remote) = (
+            (&raw mut (*at).local_ip6).cast::<u32>(),
+            (&raw mut (*at).remote_ip6).cast::<u32>(),
+        );
+        // Word by word: a copy of a whole array becomes a function that computes with pointers, which the verifier refuses.
+        local.write_volatile((&raw const (*context.ops).local_ip6[0]).read_volatile());
+        local
+            .add(1)
+            .write_volatile((&raw const (*context.ops).local_ip6[1]).read_volatile());
+        local
+            .add(2)
+            .write_volatile((&raw const (*context.ops).local_ip6[2]).read_volatile());
+        local
+            .add(3)
+            .write_volatile((&raw const (*context.ops).local_ip6[3]).read_volatile());
+        remote.write_volatile((&raw const (*context.ops).remote_ip6[0]).read_volatile());
+        remote
+            .add(1)
+            .write_volatile((&raw const (*context.ops).remote_ip6[1]).read_volatile());
+        remote
+            .add(2)
+            .write_volatile((&raw const (*context.ops).remote_ip6[2]).read_volatile());
+        remote
+            .add(3)
+            .write_volatile((&raw const (*context.ops).remote_ip6[3]).read_volatile());
     }
     room.submit(0);
 }
