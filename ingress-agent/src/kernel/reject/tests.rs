@@ -213,7 +213,7 @@ fn the_programs_agree_with_the_same_decisions_on_the_host_about_every_generated_
     let operations: Vec<Operation> = changes.before.into_iter().chain(changes.after).collect();
     tables.apply(&operations, &mut settings).unwrap();
     tables.set(&settings).unwrap();
-    tables.live_for(Duration::from_hours(1)).unwrap();
+    tables.heart().beat(Duration::from_hours(1)).unwrap();
     assert_eq!(settings.flags & SETTING_ALLOW_LIST, SETTING_ALLOW_LIST);
     // One whose time is not over, and one whose time is.
     let banned = mapped([192, 0, 2, 1]);
