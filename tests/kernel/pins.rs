@@ -218,7 +218,7 @@ fn one_that_takes_over_and_dies_at_once_gives_xdp_back() -> Done {
         assert_ne!(on_node0(&dir)?.1, program);
         newer.kill();
         site.wait_for_phase(older.pid(), "serving")?;
-        assert_eq!(on_node0(&dir)?, (link, program));
+        wait("its program is back", || Ok(on_node0(&dir)? == (link, program)))?;
         assert!(!is_let_in(&site)?);
         assert_eq!(
             site.interfaces(older.pid())?,

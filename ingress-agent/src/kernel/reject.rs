@@ -204,6 +204,7 @@ impl Rejection {
         state.again();
         // The tables are right: now XDP can be this agent's, in the place of the other's.
         if ends {
+            state.attachments.take();
             state.look();
         }
     }

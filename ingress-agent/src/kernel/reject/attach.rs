@@ -32,7 +32,7 @@ pub(super) struct Attachments {
     xdp: Result<Gate, String>,
     /// For pins.
     bpffs: PathBuf,
-    /// Pins that nobody needs have been looked for.
+    /// Pins that nobody needs have been looked for, since this agent has had the traffic.
     tidied: bool,
     at: BTreeMap<u32, Attached>,
     /// Of all that there are and were attached to: their counts stay.
@@ -240,6 +240,11 @@ impl Attachments {
                 gate.leave(place);
             }
         }
+    }
+
+    /// The traffic is this agent's from now on, and XDP with the next look.
+    pub(super) fn take(&mut self) {
+        self.tidied = false;
     }
 
     /// Takes everything off, what is pinned too.
