@@ -18,6 +18,8 @@ const MAX_NODES: usize = 1_000_000;
 /// Text in one file, aliases written out.
 const MAX_TEXT_BYTES: usize = 32 * 1024 * 1024;
 const MAX_DOCUMENTS: usize = 100_000;
+/// Lines of comments between a key and its value. The library's own bound is 32, which a values file that explains itself passes.
+const MAX_COMMENTS: usize = 100_000;
 
 /// Where a value begins, counted from 1; 0 where the parser did not say.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -137,6 +139,7 @@ fn yaml_options() -> serde_saphyr::Options {
             max_depth: MAX_DEPTH,
             flow_nesting_limit: MAX_DEPTH,
             max_documents: MAX_DOCUMENTS,
+            max_buffered_comment_events: MAX_COMMENTS,
             max_total_scalar_bytes: MAX_TEXT_BYTES,
             max_aliases: 10_000,
             max_anchors: 10_000,
