@@ -257,7 +257,7 @@ pub struct Connection {
 
 /// sys/socket.h
 pub const AF_INET: u32 = 2;
-/// Of the ring buffer that carries them: some 370, three times what a second may bring.
+/// Of the ring buffer that carries them: some 390, more than a second may bring, with all buckets full before it.
 pub const CONNECTIONS_BYTES: u32 = 64 * 1024;
 
 /// Which number of [`Sums`].

@@ -409,7 +409,6 @@ fn a_slow_network_to_the_pod_is_told_from_a_slow_pod() -> Done {
     let agent = site.start(&[&ON[..], &["--upstream-idle-timeout", "1ms"]].concat())?;
     requests(&site, 12, "/")?;
     let route = slow(&site, &agent)?;
-    eprintln!("{route:#}");
     assert_eq!(route["slow"], "backend_network", "{route:#}");
     assert!(
         route["backends"][0]["rtt_ms"].as_f64() > route["client"]["rtt_ms"].as_f64(),

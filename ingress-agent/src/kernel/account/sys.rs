@@ -67,7 +67,7 @@ pub struct TcpInfo {
     pub segments_out: u32,
     /// Those with data (Linux 4.6).
     pub data_segments_out: u32,
-    /// Microseconds in which something sent was not acknowledged yet (Linux 4.10).
+    /// Microseconds in which something sent was not acknowledged yet, as exact as the kernel's ticks of 1 to 10 ms (Linux 4.10).
     pub busy: u64,
     /// Microseconds in which the other side's receive window was what held us up (Linux 4.10).
     pub window_limited: u64,
@@ -156,7 +156,7 @@ mod tests {
             info.least_rtt <= info.rtt * 2 && info.segments_out >= 5,
             "{info:?}"
         );
-        assert!(info.data_segments_out >= 4 && info.busy > 0, "{info:?}");
+        assert!(info.data_segments_out >= 4, "{info:?}");
         assert_eq!(tcp_info(-1), None);
         assert_eq!(tcp_info(0), None, "standard input is no socket");
     }
