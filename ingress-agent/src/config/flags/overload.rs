@@ -6,7 +6,7 @@ use crate::config::MemoryLimit;
 
 #[derive(Debug, Args)]
 pub(super) struct OverloadFlags {
-    /// Resident memory that the process may have (a size such as `512m` or `2g`, `auto` for what its cgroup allows, `off`). From nine tenths of it new connections and
+    /// Resident memory that the process may have (in bytes, or `512m`, `2g`: powers of 1024; `auto` for what its cgroup allows, `off`). From nine tenths of it new connections and
     /// requests are answered 503 `overloaded`, so that those that are open may end.
     #[arg(long, value_name = "SIZE", env = "INGRESS_AGENT_MEMORY_LIMIT", default_value = "auto", value_parser = memory_limit)]
     pub(super) memory_limit: MemoryLimit,
