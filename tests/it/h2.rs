@@ -275,9 +275,12 @@ fn h2_trailers_cannot_say_what_only_a_head_may_say() {
         ("content-length", "5"),
         ("host", "evil.test"),
         ("x-forwarded-for", "203.0.113.9"),
+        ("x_forwarded_for", "203.0.113.9"),
+        ("x-forwarded-scheme", "https"),
         ("authorization", "Basic eA=="),
         ("cookie", "a=b"),
         ("transfer-encoding", "chunked"),
+        ("transfer_encoding", "chunked"),
     ] {
         let mut client = H2Client::open(site.agent.http);
         client

@@ -382,7 +382,10 @@ fn join_cookies(fields: &mut Fields, version: Version) {
         return;
     }
     let crumbs: Vec<_> = fields.get_all("cookie").collect();
-    if let Ok(cookie) = HeaderValue::from_bytes(&crumbs.join(b"; ".as_slice())) {
+    if let Ok(mut cookie) = HeaderValue::from_bytes(&crumbs.join(b"; ".as_slice())) {
+        // What no table may keep of one crumb, none may keep of the whole (RFC 7541, 6.2.3).
+        let is_secret = |(name, _, never_indexed)| never_indexed && b"cookie".eq_ignore_ascii_case(name);
+        cookie.set_sensitive(fields.entries().any(is_secret));
         fields.insert(COOKIE, cookie);
     }
 }
@@ -390,6 +393,20 @@ fn join_cookies(fields: &mut Fields, version: Version) {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn cookies_that_are_joined_stay_as_secret_as_the_most_secret_of_them() {
+        for secret in [false, true] {
+            let mut fields = Fields::default();
+            let mut crumb = HeaderValue::from_static("session=1");
+            crumb.set_sensitive(secret);
+            fields.append(COOKIE, HeaderValue::from_static("theme=dark"));
+            fields.append(COOKIE, crumb);
+            join_cookies(&mut fields, Version::HTTP_2);
+            let joined: Vec<_> = fields.entries().collect();
+            assert_eq!(joined, [(&b"cookie"[..], &b"theme=dark; session=1"[..], secret)]);
+        }
+    }
 
     fn size_of_future<A, B, C, D, F: Future>(_: impl Fn(A, B, C, D) -> F) -> usize {
         size_of::<F>()

@@ -9,7 +9,7 @@ use base64::engine::general_purpose::STANDARD;
 use ingress_agent::proxy::tls::{self_signed, server_config};
 use ingress_agent::publish::{Publisher, Setup, Trust};
 use ingress_agent::source::dir::load_text;
-use ingress_agent::telemetry::metrics::collect::SharedSeries;
+use ingress_agent::series::SharedSeries;
 use ingress_agent::tickets::{self, TicketKeys};
 use ingress_agent::translate::Options;
 use rustls::server::{Accepted, Acceptor, ServerConfig};

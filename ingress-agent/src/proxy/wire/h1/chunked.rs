@@ -12,7 +12,8 @@ const ALL_EXTENSION_BYTES: u32 = 16 * 1024 - 1;
 const TRAILER_BYTES: u32 = 8 * 1024;
 const TRAILER_FIELDS: u32 = 64;
 
-/// RFC 9110 6.5.1: what frames, routes, authenticates or describes the message must be known before the body.
+/// RFC 9110 6.5.1: what frames, routes, authenticates or describes the message must be known before the body. Compared with `_` read as `-`:
+/// a backend that puts trailers among the fields may well read names so too (RFC 3875, 4.1.18).
 const FORBIDDEN_TRAILERS: &[&[u8]] = &[
     b"authorization",
     b"connection",
@@ -36,14 +37,25 @@ const FORBIDDEN_TRAILERS: &[&[u8]] = &[
     b"x-forwarded-for",
     b"x-forwarded-host",
     b"x-forwarded-port",
+    b"x-forwarded-prefix",
     b"x-forwarded-proto",
+    b"x-forwarded-scheme",
     b"x-real-ip",
 ];
 const LONGEST_FORBIDDEN: usize = 24;
 
 /// Whether a field of this name (lower case) may not come after the body.
 pub fn is_forbidden_trailer(name: &str) -> bool {
-    FORBIDDEN_TRAILERS.contains(&name.as_bytes())
+    let is = |known: &&[u8]| name.len() == known.len() && name.bytes().map(folded).eq(known.iter().copied());
+    FORBIDDEN_TRAILERS.iter().any(is)
+}
+
+/// One spelling of a name's byte for all that a reader may take it for.
+fn folded(byte: u8) -> u8 {
+    match byte {
+        b'_' => b'-',
+        byte => byte.to_ascii_lowercase(),
+    }
 }
 
 /// Follows one chunked body.
@@ -211,7 +223,7 @@ impl Chunked {
             return Err(Refusal::bad("a byte that is not allowed in a trailer's name"));
         }
         if let Some(place) = self.name.get_mut(self.name_length) {
-            *place = byte.to_ascii_lowercase();
+            *place = folded(byte);
         }
         self.name_length = self.name_length.saturating_add(1);
         Ok(State::TrailerName)

@@ -389,6 +389,10 @@ fn trailers_that_frame_route_or_authenticate_are_refused() {
         "HOST: a",
         "Authorization: x",
         "Cookie: a",
+        "X-Forwarded-Scheme: https",
+        // The same to a backend that reads `_` as `-`.
+        "Content_Length: 1",
+        "X_Forwarded-For: a",
     ] {
         assert!(
             chunked(format!("0\r\n{trailer}\r\n\r\n").as_bytes()).is_err(),
