@@ -25,7 +25,7 @@ fn pods(count: usize) -> anyhow::Result<Vec<Echo>> {
 }
 
 /// Several clients at once, each asking on a connection of its own.
-fn ask_from(clients: usize, each: usize, agent: &TestAgent, url: &str) -> Done {
+pub(crate) fn ask_from(clients: usize, each: usize, agent: &TestAgent, url: &str) -> Done {
     std::thread::scope(|scope| {
         let ask = || -> Done {
             let request = Request::get(url)?;

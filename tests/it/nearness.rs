@@ -1,8 +1,9 @@
 //! Endpoints of the agent's own zone come first, in a folder as in a cluster, until they are overloaded.
 
-use ingress_tests::{Echo, Ingress, KeptConnection, Manifests, Request, TestAgent};
+use ingress_tests::{Echo, Ingress, Manifests, TestAgent};
 
 use crate::Done;
+use crate::balance::ask_from;
 
 /// A Node in zone a, and a Service that prefers its zone, with one backend in it and one in another.
 fn folder(near: &Echo, far: &Echo) -> anyhow::Result<Manifests> {
@@ -30,22 +31,7 @@ fn folder(near: &Echo, far: &Echo) -> anyhow::Result<Manifests> {
 
 /// Requests that are all in flight together, over and over.
 fn ask_at_once(clients: usize, agent: &TestAgent) -> Done {
-    std::thread::scope(|scope| {
-        let ask = || -> Done {
-            let request = Request::get("http://web.test/?delay=100")?;
-            let mut connection = KeptConnection::open(&request, agent.http)?;
-            for _ in 0..5 {
-                assert_eq!(connection.ask(request.clone())?.status, 200);
-            }
-            Ok(())
-        };
-        let clients: Vec<_> = (0..clients).map(|_| scope.spawn(ask)).collect();
-        clients.into_iter().try_for_each(|client| {
-            client
-                .join()
-                .unwrap_or_else(|_| anyhow::bail!("a client panicked"))
-        })
-    })
+    ask_from(clients, 5, agent, "http://web.test/?delay=100")
 }
 
 #[test]
