@@ -134,11 +134,8 @@ fn an_ingress_whose_namespace_is_being_deleted_gives_way_and_serves_where_nobody
     let host = format!("web.{}.test", old.name());
     let alone = format!("alone.{}.test", old.name());
     let class = old.name();
-    // What the namespace's end would take at once is held for a while.
-    let held = |name: &str, host: &str| {
-        let ingress = old.ingress(name).host(host).prefix("/", "web");
-        old.apply_ingress(&ingress)?;
-        let patch = r#"{"metadata":{"finalizers":["tests.ingress-agent.io/held"]}}"#;
+    let finalizers = |name: &str, value: &str| {
+        let patch = format!(r#"{{"metadata":{{"finalizers":{value}}}}}"#);
         let arguments = [
             "patch",
             "ingress",
@@ -147,9 +144,15 @@ fn an_ingress_whose_namespace_is_being_deleted_gives_way_and_serves_where_nobody
             old.name(),
             "--type=merge",
             "-p",
-            patch,
+            &patch,
         ];
         cluster.kubectl(&arguments, "").map(drop)
+    };
+    // What the namespace's end would take at once is held for a while.
+    let held = |name: &str, host: &str| {
+        let ingress = old.ingress(name).host(host).prefix("/", "web");
+        old.apply_ingress(&ingress)?;
+        finalizers(name, r#"["tests.ingress-agent.io/held"]"#)
     };
     held("web", &host)?;
     held("alone", &alone)?;
@@ -166,18 +169,7 @@ fn an_ingress_whose_namespace_is_being_deleted_gives_way_and_serves_where_nobody
     let answer = agent.get(&format!("http://{alone}/"))?;
     assert_ne!(answer.served_by(), "404 host_unknown");
     for name in ["web", "alone"] {
-        let patch = r#"{"metadata":{"finalizers":null}}"#;
-        let arguments = [
-            "patch",
-            "ingress",
-            name,
-            "-n",
-            old.name(),
-            "--type=merge",
-            "-p",
-            patch,
-        ];
-        cluster.kubectl(&arguments, "")?;
+        finalizers(name, "null")?;
     }
     Ok(())
 }
